@@ -21,3 +21,5 @@
 //! 8. Every queue is bounded. Every task is tracked. Every wait has a deadline or can be cancelled.
 //! 9. Nobody reaches messages by caller number.
 
+pub mod clock;
+pub mod domain;

@@ -1,0 +1,437 @@
+//! The server transactions: matching, responses, and the way responses take (RFC 3261 sections 17.2 and 18.2).
+
+use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use crate::sip::dialog;
+use crate::sip::endpoint::Endpoint;
+use crate::sip::endpoint::api::CallHandle;
+use crate::sip::endpoint::api::ResolveId;
+use crate::sip::endpoint::route::Asker;
+use crate::sip::endpoint::timers::TimerKey;
+use crate::sip::flow::Flow;
+use crate::sip::header::Via;
+use crate::sip::message::HeaderName;
+use crate::sip::message::HeaderValue;
+use crate::sip::message::Headers;
+use crate::sip::message::Host;
+use crate::sip::message::Method;
+use crate::sip::message::Request;
+use crate::sip::message::Response;
+use crate::sip::message::StatusCode;
+use crate::sip::transaction::Effect;
+use crate::sip::transaction::key::MergeKey;
+use crate::sip::transaction::key::ServerKey;
+use crate::sip::transaction::server::Server;
+use crate::sip::transaction::server_invite::ServerInvite;
+
+/// Names a server transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct ServerId(pub(super) u64);
+
+/// One request that was received, and its responses.
+#[derive(Debug)]
+pub(super) struct ServerTransaction {
+    key: ServerKey,
+    merge: Option<MergeKey>,
+    pub(super) machine: Machine,
+    flow: Flow,
+    /// Where to connect when the connection is gone.
+    fallback: SocketAddr,
+    /// A connection is being opened for the response.
+    reopening: Option<ResolveId>,
+    /// What responses mirror, our To tag included.
+    mirror: Response,
+    record_route: Vec<HeaderValue>,
+    /// The call that an INVITE belongs to.
+    pub(super) call: Option<CallHandle>,
+    /// The tag in the To of responses.
+    pub(super) local_tag: Box<str>,
+}
+
+/// Either kind of server transaction.
+#[derive(Debug)]
+pub(super) enum Machine {
+    Invite(ServerInvite),
+    Other(Server),
+}
+
+impl Machine {
+    fn on_retransmission(&self) -> Effect {
+        match self {
+            Self::Invite(invite) => invite.on_retransmission(),
+            Self::Other(other) => other.on_retransmission(),
+        }
+    }
+
+    fn respond(&mut self, now: Instant, status: StatusCode, bytes: Bytes) -> Effect {
+        match self {
+            Self::Invite(invite) => invite.respond(now, status, bytes),
+            Self::Other(other) => other.respond(now, status, bytes),
+        }
+    }
+
+    fn on_timeout(&mut self, now: Instant) -> Effect {
+        match self {
+            Self::Invite(invite) => invite.on_timeout(now),
+            Self::Other(other) => other.on_timeout(now),
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        match self {
+            Self::Invite(invite) => invite.deadline(),
+            Self::Other(other) => other.deadline(),
+        }
+    }
+
+    const fn is_terminated(&self) -> bool {
+        match self {
+            Self::Invite(invite) => invite.is_terminated(),
+            Self::Other(other) => other.is_terminated(),
+        }
+    }
+
+    /// Whether the final response is still to be given.
+    pub(super) const fn is_proceeding(&self) -> bool {
+        match self {
+            Self::Invite(invite) => invite.is_proceeding(),
+            Self::Other(other) => other.is_proceeding(),
+        }
+    }
+}
+
+/// All server transactions.
+#[derive(Debug, Default)]
+pub(super) struct Servers {
+    entries: BTreeMap<ServerId, ServerTransaction>,
+    by_key: HashMap<ServerKey, ServerId>,
+    by_merge: HashMap<MergeKey, ServerId>,
+}
+
+impl Servers {
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(super) fn find(&self, key: &ServerKey) -> Option<ServerId> {
+        self.by_key.get(key).copied()
+    }
+
+    pub(super) fn get_mut(&mut self, id: ServerId) -> Option<&mut ServerTransaction> {
+        self.entries.get_mut(&id)
+    }
+
+    pub(super) fn get(&self, id: ServerId) -> Option<&ServerTransaction> {
+        self.entries.get(&id)
+    }
+
+    /// Whether the same request came another way before (RFC 3261 section 8.2.2.2).
+    pub(super) fn is_merged(&self, request: &Request) -> bool {
+        self.by_merge.contains_key(&MergeKey::new(request))
+    }
+
+    fn insert(&mut self, id: ServerId, entry: ServerTransaction) {
+        self.by_key.insert(entry.key.clone(), id);
+        if let Some(merge) = entry.merge.clone() {
+            self.by_merge.entry(merge).or_insert(id);
+        }
+        self.entries.insert(id, entry);
+    }
+
+    fn remove(&mut self, id: ServerId) {
+        let Some(entry) = self.entries.remove(&id) else {
+            return;
+        };
+        self.by_key.remove(&entry.key);
+        if let Some(merge) = entry
+            .merge
+            .filter(|merge| self.by_merge.get(merge) == Some(&id))
+        {
+            self.by_merge.remove(&merge);
+        }
+    }
+}
+
+/// A response to be made.
+#[derive(Debug)]
+pub(super) struct Reply {
+    pub(super) status: StatusCode,
+    pub(super) headers: Vec<(HeaderName, HeaderValue)>,
+    pub(super) description: Option<Bytes>,
+}
+
+impl Reply {
+    pub(super) const fn new(status: StatusCode) -> Self {
+        Self {
+            status,
+            headers: Vec::new(),
+            description: None,
+        }
+    }
+
+    pub(super) fn with(mut self, name: HeaderName, value: impl Into<HeaderValue>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    pub(super) fn with_all(mut self, headers: Vec<(HeaderName, HeaderValue)>) -> Self {
+        self.headers.extend(headers);
+        self
+    }
+
+    pub(super) fn with_description(mut self, description: Option<Bytes>) -> Self {
+        self.description = description;
+        self
+    }
+}
+
+/// Marks where a request really came from (RFC 3261 section 18.2.1, RFC 3581 section 4).
+pub(super) fn stamp(headers: &mut Headers, mut via: Via, flow: Flow) -> Via {
+    let rport = via.params.has("rport");
+    if rport {
+        via.params
+            .set("rport", Some(&flow.remote.port().to_string()));
+    }
+    if rport || via.host != Host::Ip(flow.remote.ip()) {
+        via.params
+            .set("received", Some(&flow.remote.ip().to_string()));
+    }
+    headers.set_top_via(&via);
+    via
+}
+
+/// Where a response goes (section 18.2.2): the flow, and where to connect when the connection is gone.
+/// The host of a `maddr` is not followed: responses go to whom the request came from. And where sent-by
+/// is a name, or an address that the request did not come from, so is its port not: somebody between
+/// has translated both, or nobody listens there.
+fn way_back(via: &Via, flow: Flow) -> (Flow, SocketAddr) {
+    let port = via.port.unwrap_or_else(|| flow.transport.default_port());
+    let fallback = SocketAddr::new(flow.remote.ip(), port);
+    let is_translated = via.host != Host::Ip(flow.remote.ip());
+    if flow.transport.is_reliable() || via.params.has("rport") || is_translated {
+        return (flow, fallback);
+    }
+    (
+        Flow {
+            remote: fallback,
+            ..flow
+        },
+        fallback,
+    )
+}
+
+impl Endpoint {
+    /// Opens a transaction for a request that was stamped. `local_tag` is added to the To of its responses
+    /// unless there is one.
+    pub(super) fn open_server(
+        &mut self,
+        key: ServerKey,
+        request: &Request,
+        via: &Via,
+        flow: Flow,
+        local_tag: &str,
+    ) -> ServerId {
+        let id = ServerId(self.next_id());
+        let timing = self.timing();
+        let reliable = flow.transport.is_reliable();
+        let machine = match request.method {
+            Method::Invite => Machine::Invite(ServerInvite::new(timing, reliable)),
+            _ => Machine::Other(Server::new(timing, reliable)),
+        };
+        let to_tag = request.headers.get(&HeaderName::To).and_then(dialog::tag);
+        let merge =
+            (to_tag.is_none() && request.method != Method::Cancel).then(|| MergeKey::new(request));
+        let (flow, fallback) = way_back(via, flow);
+        let entry = ServerTransaction {
+            key,
+            merge,
+            machine,
+            flow,
+            fallback,
+            reopening: None,
+            mirror: mirror(request, local_tag),
+            record_route: request
+                .headers
+                .all(&HeaderName::RecordRoute)
+                .cloned()
+                .collect(),
+            call: None,
+            local_tag: to_tag.unwrap_or_else(|| local_tag.into()),
+        };
+        self.servers.insert(id, entry);
+        id
+    }
+
+    /// The same request came again, perhaps another way.
+    pub(super) fn on_retransmission(&mut self, id: ServerId, via: &Via, flow: Flow) {
+        self.count("request_retransmitted");
+        if let Some(entry) = self.servers.get_mut(id) {
+            (entry.flow, entry.fallback) = way_back(via, flow);
+        }
+        let effect = self
+            .servers
+            .get(id)
+            .map(|entry| entry.machine.on_retransmission());
+        if let Some(bytes) = effect.and_then(|effect| effect.send) {
+            self.send_reply(id, bytes);
+        }
+    }
+
+    /// Responds. Gives the bytes, for who has to repeat them himself; nothing when it was too late.
+    pub(super) fn respond(&mut self, now: Instant, id: ServerId, reply: Reply) -> Option<Bytes> {
+        let entry = self.servers.get_mut(id)?;
+        let status = reply.status;
+        let mut response = entry.mirror.clone();
+        response.status = status;
+        response.reason = status.reason().into();
+        let makes_dialog = matches!(entry.machine, Machine::Invite(_))
+            && status.code() > 100
+            && status.code() < 300;
+        if makes_dialog {
+            for route in &entry.record_route {
+                response
+                    .headers
+                    .push(HeaderName::RecordRoute, route.clone());
+            }
+        }
+        finish(&mut response, reply, &self.config.product);
+        let bytes = response.to_bytes();
+        let effect = entry.machine.respond(now, status, bytes.clone());
+        if let Some(bytes) = effect.send.clone() {
+            self.send_reply(id, bytes);
+        }
+        self.settle_server(id);
+        effect.send
+    }
+
+    /// Sends a response once more, by its user's own timer.
+    pub(super) fn respond_again(
+        &mut self,
+        now: Instant,
+        id: ServerId,
+        status: StatusCode,
+        bytes: Bytes,
+    ) {
+        self.count("response_retransmitted");
+        let effect = self
+            .servers
+            .get_mut(id)
+            .map(|entry| entry.machine.respond(now, status, bytes));
+        if let Some(bytes) = effect.and_then(|effect| effect.send) {
+            self.send_reply(id, bytes);
+        }
+    }
+
+    /// Responds to a request of which nothing shall be remembered. The To tag is the same each time.
+    pub(super) fn respond_stateless(
+        &mut self,
+        request: &Request,
+        via: &Via,
+        flow: Flow,
+        reply: Reply,
+        reason: Option<&str>,
+    ) {
+        let tag = self.stateless_tag(request, via);
+        let mut response = mirror(request, &tag);
+        response.status = reply.status;
+        response.reason = reason.unwrap_or_else(|| reply.status.reason()).into();
+        finish(&mut response, reply, &self.config.product);
+        let (flow, _) = way_back(via, flow);
+        self.send(flow, response.to_bytes());
+    }
+
+    /// Sends a response on its flow, or opens a connection for it when that one is gone.
+    fn send_reply(&mut self, id: ServerId, bytes: Bytes) {
+        let Some(entry) = self.servers.get(id) else {
+            return;
+        };
+        let (flow, fallback) = (entry.flow, entry.fallback);
+        if self.flows.is_open(flow) {
+            return self.send(flow, bytes);
+        }
+        if let Some(question) = entry.reopening {
+            return self.replace_reply(question, id, &bytes);
+        }
+        let question = self.connect(
+            (flow.transport, fallback, None),
+            Asker::Reply { server: id, bytes },
+        );
+        if let Some(entry) = self.servers.get_mut(id) {
+            entry.reopening = Some(question);
+        }
+    }
+
+    /// The connection for a response stands, or could not be opened.
+    pub(super) fn reply_connected(&mut self, id: ServerId, bytes: Bytes, flow: Option<Flow>) {
+        if let Some(entry) = self.servers.get_mut(id) {
+            entry.reopening = None;
+            entry.flow = flow.unwrap_or(entry.flow);
+        }
+        match flow {
+            Some(flow) => self.send(flow, bytes),
+            None => self.count("response_undeliverable"),
+        }
+    }
+
+    /// A timer of a server transaction.
+    pub(super) fn server_timeout(&mut self, now: Instant, id: ServerId) {
+        let Some(entry) = self.servers.get_mut(id) else {
+            return;
+        };
+        let effect = entry.machine.on_timeout(now);
+        if effect.timed_out {
+            self.count("ack_to_failure_missing");
+        }
+        if let Some(bytes) = effect.send {
+            self.count("response_retransmitted");
+            self.send_reply(id, bytes);
+        }
+        self.settle_server(id);
+    }
+
+    /// Sets the timer of a transaction, or forgets it when it is over.
+    pub(super) fn settle_server(&mut self, id: ServerId) {
+        let Some(entry) = self.servers.get(id) else {
+            return;
+        };
+        if entry.machine.is_terminated() {
+            self.servers.remove(id);
+            self.timers.set(TimerKey::Server(id), None);
+        } else {
+            let deadline = entry.machine.deadline();
+            self.timers.set(TimerKey::Server(id), deadline);
+        }
+    }
+}
+
+fn mirror(request: &Request, local_tag: &str) -> Response {
+    let mut response = request.response(StatusCode::TRYING);
+    if let Some(to) = request.headers.get(&HeaderName::To) {
+        response
+            .headers
+            .set(HeaderName::To, dialog::with_tag(to, local_tag));
+    }
+    response
+}
+
+/// Adds what a reply brings.
+fn finish(response: &mut Response, reply: Reply, product: &str) {
+    if response.status != StatusCode::TRYING {
+        response.headers.remove(&HeaderName::Timestamp);
+    }
+    for (name, value) in reply.headers {
+        response.headers.push(name, value);
+    }
+    response.headers.push(HeaderName::Server, product);
+    if let Some(description) = reply.description {
+        response
+            .headers
+            .push(HeaderName::ContentType, "application/sdp");
+        response.body = description;
+    }
+}

@@ -23,4 +23,5 @@
 
 pub mod clock;
 pub mod domain;
+pub mod sip;
 pub mod telemetry;

@@ -1,0 +1,539 @@
+use tokio::sync::mpsc;
+
+use super::*;
+use crate::media::audio::Codec;
+use crate::media::rtp;
+use crate::media::rtp::Datagram;
+use crate::media::rtp::Header;
+use crate::media::rtp::rtcp;
+use crate::media::rtp::rtcp::RtcpPacket;
+
+/// A leg, the time, and what it has sent: milliseconds and bytes.
+struct Call {
+    leg: Leg,
+    begun: Instant,
+    ms: u64,
+    sent: Vec<(u64, SocketAddr, Vec<u8>)>,
+    sequence: u16,
+}
+
+fn remote() -> SocketAddr {
+    "192.0.2.7:4000".parse().unwrap()
+}
+
+fn params() -> MediaParams {
+    MediaParams {
+        remote: Some(remote()),
+        remote_rtcp: Some(remote()),
+        rtcp_mux: true,
+        codec: Codec::Pcma,
+        payload_type: 8,
+        telephone_event: Some(101),
+        comfort_noise: None,
+        direction: Direction::SendRecv,
+        ptime_ms: 20,
+    }
+}
+
+fn settings() -> Settings {
+    Settings {
+        first_packet_timeout: Duration::from_secs(10),
+        running_timeout: Duration::from_secs(20),
+        continuous_silence: false,
+        jitter_window: Duration::from_millis(200),
+    }
+}
+
+impl Call {
+    fn new(params: MediaParams) -> Self {
+        Self::with(settings(), params)
+    }
+
+    fn with(settings: Settings, params: MediaParams) -> Self {
+        let begun = Instant::now();
+        let identity = Identity {
+            ssrc: 0x1111,
+            sequence: u16::MAX - 2,
+            timestamp: u32::MAX - 300,
+            cname: "0123456789abcdef".into(),
+            seed: 5,
+            epoch: begun,
+        };
+        Self {
+            leg: Leg::new(begun, settings, params, identity),
+            begun,
+            ms: 0,
+            sent: Vec::new(),
+            sequence: 0,
+        }
+    }
+
+    fn now(&self) -> Instant {
+        self.begun + Duration::from_millis(self.ms)
+    }
+
+    /// Lets so many slots pass.
+    fn slots(&mut self, slots: u64) {
+        let mut out = Outbox::with_capacity(4);
+        for _ in 0..slots {
+            self.ms += 20;
+            self.leg.slot(self.now(), &mut out);
+            self.take(&mut out);
+        }
+    }
+
+    fn take(&mut self, out: &mut Outbox) {
+        let ms = self.ms;
+        let packets = out.packets().iter();
+        self.sent
+            .extend(packets.map(|packet| (ms, packet.to, packet.bytes().to_vec())));
+        out.clear();
+    }
+
+    /// The peer says one frame.
+    fn hear(&mut self, payload_type: u8) -> Received {
+        let header = Header {
+            payload_type,
+            marker: false,
+            sequence: self.sequence,
+            timestamp: u32::from(self.sequence) * 160,
+            ssrc: 0x2222,
+        };
+        self.sequence += 1;
+        let bytes = [&header.to_bytes()[..], &[0xD5; 160]].concat();
+        let Ok(Datagram::Rtp(packet)) = rtp::read(&bytes) else {
+            panic!("it is RTP");
+        };
+        self.leg.handle_rtp(self.now(), &packet)
+    }
+
+    fn events(&mut self) -> Vec<MediaEvent> {
+        std::iter::from_fn(|| self.leg.poll_event()).collect()
+    }
+
+    /// Time, payload type, marker, sequence, timestamp and payload of what was sent.
+    fn rtp(&self) -> Vec<(u64, u8, bool, u16, u32, Vec<u8>)> {
+        let packets = self
+            .sent
+            .iter()
+            .filter_map(|(ms, _, bytes)| match rtp::read(bytes) {
+                Ok(Datagram::Rtp(p)) => Some((
+                    *ms,
+                    p.payload_type,
+                    p.marker,
+                    p.sequence,
+                    p.timestamp,
+                    p.payload.to_vec(),
+                )),
+                _ => None,
+            });
+        packets.collect()
+    }
+
+    fn rtcp(&self) -> Vec<(u64, Vec<RtcpPacket>)> {
+        let packets = self
+            .sent
+            .iter()
+            .filter_map(|(ms, _, bytes)| match rtp::read(bytes) {
+                Ok(Datagram::Rtcp(bytes)) => {
+                    Some((*ms, rtcp::read(bytes, 0x2222).map(Result::unwrap).collect()))
+                }
+                _ => None,
+            });
+        packets.collect()
+    }
+}
+
+fn prompt(frames: usize) -> Arc<Prompt> {
+    Arc::new(Prompt::from_samples(vec![1_000; frames * 160]))
+}
+
+#[test]
+fn prompts_are_played_one_after_the_other_across_all_wrap_arounds() {
+    let mut call = Call::new(params());
+    call.leg.play(prompt(3));
+    call.leg.play(prompt(2));
+    call.slots(4);
+    assert_eq!(call.events(), []);
+    call.slots(1);
+    assert_eq!(call.events(), [MediaEvent::Played]);
+    let packets = call.rtp();
+    assert_eq!(packets.len(), 5);
+    for (nth, (ms, payload_type, marker, sequence, timestamp, payload)) in
+        packets.iter().enumerate()
+    {
+        assert_eq!(
+            (*ms, *payload_type, payload.len()),
+            (20 * (nth as u64 + 1), 8, 160)
+        );
+        assert_eq!(*marker, nth == 0);
+        assert_eq!(*sequence, (u16::MAX - 2).wrapping_add(nth as u16));
+        assert_eq!(*timestamp, (u32::MAX - 300).wrapping_add(160 * nth as u32));
+    }
+}
+
+#[test]
+fn an_empty_prompt_is_played_at_once_and_a_stopped_one_is_not_reported() {
+    let mut call = Call::new(params());
+    call.leg.play(prompt(0));
+    assert_eq!(call.events(), [MediaEvent::Played]);
+    call.leg.play(prompt(50));
+    call.slots(3);
+    call.leg.stop_playing(call.now());
+    call.slots(10);
+    assert_eq!(call.events(), []);
+}
+
+#[test]
+fn nothing_is_sent_before_there_is_anything_to_say_or_to_hear() {
+    let mut call = Call::new(params());
+    call.slots(400);
+    assert!(call.sent.is_empty());
+    call.hear(8);
+    call.slots(1);
+    assert_eq!(call.rtp().len(), 1);
+}
+
+#[test]
+fn while_recording_a_silent_frame_goes_out_every_second() {
+    let mut call = Call::new(params());
+    let (chunks, _receiver) = mpsc::channel(8);
+    call.leg
+        .record(call.now(), RecordLimits::default(), ChunkSink::new(chunks));
+    call.slots(200);
+    let packets = call.rtp();
+    assert_eq!(
+        packets.iter().map(|p| p.0).collect::<Vec<_>>(),
+        [20, 1_020, 2_020, 3_020]
+    );
+    assert!(packets.iter().all(|p| p.2 && p.5 == [0xD5; 160]));
+    assert_eq!(packets[1].4.wrapping_sub(packets[0].4), 8_000);
+    assert_eq!(packets[1].3, packets[0].3.wrapping_add(1));
+}
+
+#[test]
+fn where_comfort_noise_was_agreed_it_is_the_sign_of_life() {
+    let mut call = Call::new(MediaParams {
+        comfort_noise: Some(13),
+        ..params()
+    });
+    call.leg.play(prompt(2));
+    call.slots(60);
+    call.leg.play(prompt(1));
+    call.slots(1);
+    let packets = call.rtp();
+    let kinds: Vec<_> = packets.iter().map(|p| (p.1, p.2, p.5.len())).collect();
+    assert_eq!(
+        kinds,
+        [
+            (8, true, 160),
+            (8, false, 160),
+            (13, false, 1),
+            (13, false, 1),
+            (8, true, 160)
+        ]
+    );
+}
+
+#[test]
+fn silence_all_the_time_is_marked_once() {
+    let settings = Settings {
+        continuous_silence: true,
+        ..settings()
+    };
+    let mut call = Call::with(settings, params());
+    call.leg.play(prompt(1));
+    call.slots(100);
+    let packets = call.rtp();
+    assert_eq!(packets.len(), 100);
+    assert_eq!(packets.iter().filter(|p| p.2).count(), 1);
+}
+
+#[test]
+fn on_hold_nothing_is_sent_but_reports_and_the_prompt_waits() {
+    let mut call = Call::new(params());
+    call.hear(8);
+    call.leg.play(prompt(10));
+    call.slots(4);
+    call.events();
+    call.leg.update(
+        call.now(),
+        MediaParams {
+            direction: Direction::RecvOnly,
+            ..params()
+        },
+    );
+    call.sent.clear();
+    call.slots(60 * 50);
+    assert!(call.rtp().is_empty());
+    assert!(call.rtcp().len() >= 7);
+    assert_eq!(call.events(), [], "no timeout on hold");
+    call.leg.update(call.now(), params());
+    call.sent.clear();
+    call.slots(6);
+    assert_eq!(call.events(), [MediaEvent::Played]);
+    let packets = call.rtp();
+    assert_eq!((packets.len(), packets[0].2), (6, true));
+}
+
+#[test]
+fn a_late_slot_loses_its_frame_and_keeps_the_time() {
+    let mut call = Call::new(params());
+    call.leg.play(prompt(5));
+    call.slots(2);
+    call.ms += 20;
+    call.leg.skip_slot(call.now());
+    call.slots(2);
+    assert_eq!(call.events(), [MediaEvent::Played]);
+    let packets = call.rtp();
+    assert_eq!(packets.len(), 4);
+    assert_eq!(packets[2].4.wrapping_sub(packets[1].4), 320);
+    assert_eq!(packets[2].3.wrapping_sub(packets[1].3), 1);
+}
+
+#[test]
+fn digits_are_sent_before_the_prompt_goes_on() {
+    let mut call = Call::new(params());
+    call.leg.play(prompt(3));
+    call.slots(1);
+    call.leg.send_digits("1#x");
+    call.slots(30);
+    let packets = call.rtp();
+    let events: Vec<_> = packets.iter().filter(|p| p.1 == 101).collect();
+    assert_eq!(events.len(), 16);
+    assert!(
+        events[..8]
+            .iter()
+            .all(|p| p.4 == events[0].4 && p.5[0] == 1)
+    );
+    assert!(
+        events[8..]
+            .iter()
+            .all(|p| p.4 == events[8].4 && p.5[0] == 11)
+    );
+    assert_eq!(
+        events.iter().map(|p| p.2).filter(|marked| *marked).count(),
+        2
+    );
+    assert!(events[0].2 && events[8].2);
+    assert_eq!(events[8].4.wrapping_sub(events[0].4), 11 * 160);
+    assert_eq!(call.events(), [MediaEvent::Played]);
+}
+
+#[test]
+fn digits_nobody_agreed_on_are_dropped_both_ways() {
+    let mut call = Call::new(MediaParams {
+        telephone_event: None,
+        ..params()
+    });
+    call.leg.send_digits("123");
+    call.slots(5);
+    assert!(call.rtp().iter().all(|p| p.1 == 8));
+    assert_eq!(call.hear(101), Received::UnknownPayloadType);
+    assert_eq!(call.events(), []);
+}
+
+#[test]
+fn a_flood_of_digits_does_not_grow_the_queue() {
+    let mut call = Call::new(params());
+    for n in 0..500_u32 {
+        let header = Header {
+            payload_type: 101,
+            marker: true,
+            sequence: n as u16,
+            timestamp: n * 1_000,
+            ssrc: 1,
+        };
+        let bytes = [&header.to_bytes()[..], &[1, 0, 0, 160]].concat();
+        if let Ok(Datagram::Rtp(packet)) = rtp::read(&bytes) {
+            call.leg.handle_rtp(call.now(), &packet);
+        }
+    }
+    assert!(call.events().len() <= MAX_EVENTS);
+}
+
+#[test]
+fn reports_come_every_five_seconds_or_so_and_a_goodbye_at_the_end() {
+    let mut call = Call::new(params());
+    call.leg.play(prompt(25));
+    for _ in 0..3_000 {
+        call.hear(8);
+        call.slots(1);
+    }
+    let reports = call.rtcp();
+    assert!((9..=15).contains(&reports.len()), "{}", reports.len());
+    for pair in reports.windows(2) {
+        assert!((2_500..=7_520).contains(&(pair[1].0 - pair[0].0)));
+    }
+    assert!(matches!(
+        reports[0].1[0],
+        RtcpPacket::SenderReport { ssrc: 0x1111, .. }
+    ));
+
+    let mut out = Outbox::with_capacity(4);
+    call.leg.close(call.now(), &mut out);
+    call.take(&mut out);
+    let last = call.rtcp().pop().unwrap().1;
+    assert_eq!(last.last(), Some(&RtcpPacket::Goodbye { ssrc: 0x1111 }));
+    // The block is about the peer, who lost nothing.
+    let Some(
+        RtcpPacket::SenderReport { about_us, .. } | RtcpPacket::ReceiverReport { about_us, .. },
+    ) = last.first()
+    else {
+        panic!("{last:?}");
+    };
+    let block = about_us.unwrap();
+    assert_eq!(
+        (
+            block.fraction_lost,
+            block.cumulative_lost,
+            block.highest_sequence
+        ),
+        (0, 0, 2_999)
+    );
+}
+
+#[test]
+fn who_only_listens_sends_receiver_reports() {
+    let mut call = Call::new(MediaParams {
+        direction: Direction::RecvOnly,
+        ..params()
+    });
+    call.hear(8);
+    call.slots(400);
+    let reports = call.rtcp();
+    assert!(!reports.is_empty());
+    assert!(
+        reports
+            .iter()
+            .all(|(_, r)| matches!(r[0], RtcpPacket::ReceiverReport { .. }))
+    );
+}
+
+#[test]
+fn packets_go_where_they_come_from_until_a_new_offer() {
+    let mut call = Call::new(params());
+    let real: SocketAddr = "198.51.100.3:31000".parse().unwrap();
+    call.leg.latch(real);
+    call.leg.play(prompt(4));
+    call.slots(1);
+    let next: SocketAddr = "192.0.2.99:8000".parse().unwrap();
+    call.leg.update(
+        call.now(),
+        MediaParams {
+            remote: Some(next),
+            ..params()
+        },
+    );
+    call.slots(1);
+    assert_eq!(
+        call.sent.iter().map(|(_, to, _)| *to).collect::<Vec<_>>(),
+        [real, next]
+    );
+}
+
+#[test]
+fn a_late_offer_waits_for_its_answer() {
+    let mut call = Call::new(MediaParams {
+        remote: None,
+        ..params()
+    });
+    call.leg.play(prompt(2));
+    call.slots(1_000);
+    assert!(call.sent.is_empty());
+    assert_eq!(call.events(), [], "nor does a timeout run");
+    call.leg.update(call.now(), params());
+    call.slots(2);
+    assert_eq!(call.events(), [MediaEvent::Played]);
+}
+
+#[test]
+fn a_peer_that_never_sends_is_reported_once() {
+    let mut call = Call::new(params());
+    call.slots(499);
+    assert_eq!(call.events(), []);
+    call.slots(1_000);
+    assert_eq!(call.events(), [MediaEvent::MediaTimeout { first: true }]);
+}
+
+#[test]
+fn a_peer_that_only_reports_is_alive() {
+    let mut call = Call::new(params());
+    for _ in 0..10 {
+        call.slots(400);
+        let report = [0x80, 201, 0, 1, 0, 0, 0x22, 0x22];
+        call.leg.handle_rtcp(call.now(), remote(), &report);
+    }
+    assert_eq!(call.events(), []);
+}
+
+#[test]
+fn a_peer_that_falls_silent_is_reported_unless_it_sends_reports() {
+    let mut call = Call::new(params());
+    call.hear(8);
+    for _ in 0..10 {
+        call.slots(500);
+        let report = [0x80, 201, 0, 1, 0, 0, 0x22, 0x22];
+        assert_eq!(
+            call.leg.handle_rtcp(call.now(), remote(), &report),
+            Received::Taken
+        );
+    }
+    assert_eq!(call.events(), [MediaEvent::FirstPacket]);
+    call.slots(1_001);
+    assert_eq!(call.events(), [MediaEvent::MediaTimeout { first: false }]);
+}
+
+#[test]
+fn a_listener_who_is_silent_through_a_long_greeting_is_no_dead_line() {
+    let mut call = Call::new(params());
+    call.hear(8);
+    call.leg.play(prompt(3_000));
+    call.slots(3_000);
+    assert_eq!(call.events(), [MediaEvent::FirstPacket, MediaEvent::Played]);
+}
+
+#[test]
+fn malformed_reports_are_told() {
+    let mut call = Call::new(params());
+    let cut = [0x81, 201, 0, 7, 0, 0, 0x22, 0x22];
+    assert_eq!(
+        call.leg.handle_rtcp(call.now(), remote(), &cut),
+        Received::Malformed
+    );
+}
+
+#[test]
+fn a_writer_that_goes_away_ends_the_recording() {
+    let mut call = Call::new(params());
+    let (chunks, receiver) = mpsc::channel(8);
+    call.leg.record(
+        call.now(),
+        RecordLimits {
+            preroll: Duration::ZERO,
+            ..RecordLimits::default()
+        },
+        ChunkSink::new(chunks),
+    );
+    drop(receiver);
+    for _ in 0..60 {
+        call.hear(8);
+        call.slots(1);
+    }
+    let end = RecordingEnd::DiskTooSlow;
+    assert_eq!(
+        call.events(),
+        [MediaEvent::FirstPacket, MediaEvent::RecordingEnded(end)]
+    );
+    assert_eq!(
+        call.leg.summary().map(|s| (s.end, s.samples)),
+        Some((Some(end), 0))
+    );
+}
+
+#[test]
+fn without_a_recording_there_is_an_empty_summary() {
+    let mut call = Call::new(params());
+    call.leg.stop_recording(call.now());
+    assert_eq!(call.leg.summary(), Some(RecordingSummary::default()));
+}

@@ -23,5 +23,6 @@
 
 pub mod clock;
 pub mod domain;
+pub mod media;
 pub mod sip;
 pub mod telemetry;

@@ -25,4 +25,5 @@ pub mod clock;
 pub mod domain;
 pub mod media;
 pub mod sip;
+pub mod storage;
 pub mod telemetry;

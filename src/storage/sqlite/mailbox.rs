@@ -1,0 +1,305 @@
+//! Statements about what lies in a box: messages and missed calls.
+
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+
+use crate::domain::{
+    Message, MessageId, MissedCall, Msisdn, NewMessage, RecordingEnd, SubscriberId, Timestamp,
+};
+use crate::storage::blob::Blobs;
+use crate::storage::sqlite::outbox;
+use crate::storage::sqlite::record::{Failure, Record};
+use crate::storage::{Changed, Counts, Deposited, MessageFilter};
+
+/// The id sorts after every other: lists begin after it.
+const NEWEST: [u8; 16] = [0xff; 16];
+
+pub(super) const INSERT_MESSAGE: &str = "
+    INSERT INTO messages
+        (id, subscriber_id, to_number, caller_number, caller_name, reason, received_at,
+         duration_ms, size_bytes, sha256, ended_by)
+    SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11
+    WHERE EXISTS (SELECT 1 FROM subscribers WHERE id = ?2)
+      AND NOT EXISTS (SELECT 1 FROM deleted_messages WHERE id = ?1)
+    ON CONFLICT (id) DO NOTHING";
+pub(super) const IS_STORED: &str = "SELECT EXISTS (SELECT 1 FROM messages WHERE id = ?1)";
+pub(super) const WAS_DELETED: &str = "SELECT EXISTS (SELECT 1 FROM deleted_messages WHERE id = ?1)";
+pub(super) const HAS_SUBSCRIBER: &str = "SELECT EXISTS (SELECT 1 FROM subscribers WHERE id = ?1)";
+pub(super) const INSERT_MISSED_CALL: &str = "
+    INSERT INTO missed_calls
+        (id, subscriber_id, caller_number, caller_name, reason, received_at, cause)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+    ON CONFLICT (id) DO NOTHING";
+pub(super) const LIST: &str = "
+    SELECT * FROM messages
+    WHERE subscriber_id = ?1 AND id < ?2 AND (?3 IS NULL OR read = ?3)
+    ORDER BY id DESC LIMIT ?4";
+pub(super) const FIND: &str = "SELECT * FROM messages WHERE id = ?1 AND subscriber_id = ?2";
+pub(super) const IS_IN_BOX: &str =
+    "SELECT EXISTS (SELECT 1 FROM messages WHERE id = ?1 AND subscriber_id = ?2)";
+pub(super) const MARK: &str =
+    "UPDATE messages SET read = ?2, version = version + 1 WHERE id = ?1 RETURNING *";
+pub(super) const DELETE: &str = "DELETE FROM messages WHERE id = ?1";
+pub(super) const BURY: &str =
+    "INSERT INTO deleted_messages (id, deleted_at) VALUES (?1, ?2) ON CONFLICT (id) DO NOTHING";
+pub(super) const IDS: &str = "SELECT id FROM messages WHERE subscriber_id = ?1";
+pub(super) const COUNTS: &str = "
+    SELECT count(*) AS messages, count(*) FILTER (WHERE read = 0) AS unread,
+           coalesce(sum(size_bytes), 0) AS bytes
+    FROM messages WHERE subscriber_id = ?1";
+pub(super) const MISSED_CALLS: &str = "
+    SELECT * FROM missed_calls
+    WHERE subscriber_id = ?1 AND id < ?2
+    ORDER BY id DESC LIMIT ?3";
+
+/// Inserts the message with its notification; `None` where the subscriber is gone. A recording that
+/// is not wanted (its message has been deleted, its subscriber has left) is queued for deletion: the
+/// caller made it durable before he asked.
+pub(super) async fn deposit(
+    db: &mut SqliteConnection,
+    message: &NewMessage,
+) -> Result<Option<Deposited>, Failure> {
+    let id = message.id.as_bytes().as_slice();
+    let complete_at = message
+        .received_at
+        .plus_millis(i64::from(message.duration_ms));
+    if insert_message(db, message).await? {
+        outbox::queue_notification(db, message.id, complete_at).await?;
+        return Ok(Some(Deposited::Stored));
+    }
+    if sqlx::query_scalar(IS_STORED)
+        .bind(id)
+        .fetch_one(&mut *db)
+        .await?
+    {
+        return Ok(Some(Deposited::AlreadyStored));
+    }
+    outbox::queue_blob_deletion(db, &Blobs::recording_key(message.id), complete_at).await?;
+    let was_deleted: bool = sqlx::query_scalar(WAS_DELETED)
+        .bind(id)
+        .fetch_one(db)
+        .await?;
+    Ok(was_deleted.then_some(Deposited::AlreadyStored))
+}
+
+async fn insert_message(db: &mut SqliteConnection, new: &NewMessage) -> Result<bool, Failure> {
+    let size = i64::try_from(new.size_bytes).expect("no file is larger than eight exabytes");
+    let done = sqlx::query(INSERT_MESSAGE)
+        .bind(new.id.as_bytes().as_slice())
+        .bind(new.subscriber.as_bytes().as_slice())
+        .bind(new.to.e164())
+        .bind(new.caller.number.as_ref().map(Msisdn::e164))
+        .bind(new.caller.name.as_ref().map(|name| name.0.as_str()))
+        .bind(new.reason.as_str())
+        .bind(new.received_at.as_millis())
+        .bind(new.duration_ms)
+        .bind(size)
+        .bind(new.sha256.as_slice())
+        .bind(new.ended_by.as_str())
+        .execute(db)
+        .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// False where the subscriber is gone.
+pub(super) async fn deposit_missed_call(
+    db: &mut SqliteConnection,
+    call: &MissedCall,
+) -> Result<bool, Failure> {
+    let subscriber = call.subscriber.as_bytes().as_slice();
+    if !sqlx::query_scalar(HAS_SUBSCRIBER)
+        .bind(subscriber)
+        .fetch_one(&mut *db)
+        .await?
+    {
+        return Ok(false);
+    }
+    sqlx::query(INSERT_MISSED_CALL)
+        .bind(call.id.as_bytes().as_slice())
+        .bind(subscriber)
+        .bind(call.caller.number.as_ref().map(Msisdn::e164))
+        .bind(call.caller.name.as_ref().map(|name| name.0.as_str()))
+        .bind(call.reason.as_str())
+        .bind(call.received_at.as_millis())
+        .bind(call.cause.as_str())
+        .execute(db)
+        .await?;
+    Ok(true)
+}
+
+pub(super) async fn messages(
+    db: &mut SqliteConnection,
+    subscriber: SubscriberId,
+    filter: MessageFilter,
+) -> Result<Vec<Message>, Failure> {
+    let after = filter.after.unwrap_or(MessageId::from_bytes(NEWEST));
+    let rows = sqlx::query(LIST)
+        .bind(subscriber.as_bytes().as_slice())
+        .bind(after.as_bytes().as_slice())
+        .bind(filter.unread.map(|unread| !unread))
+        .bind(filter.limit)
+        .fetch_all(db)
+        .await?;
+    rows.iter().map(message_of).collect()
+}
+
+pub(super) async fn message(
+    db: &mut SqliteConnection,
+    subscriber: SubscriberId,
+    id: MessageId,
+) -> Result<Option<Message>, Failure> {
+    let row = sqlx::query(FIND)
+        .bind(id.as_bytes().as_slice())
+        .bind(subscriber.as_bytes().as_slice())
+        .fetch_optional(db)
+        .await?;
+    row.as_ref().map(message_of).transpose()
+}
+
+/// The version grows only where the mark changes.
+pub(super) async fn mark_read(
+    db: &mut SqliteConnection,
+    subscriber: SubscriberId,
+    id: MessageId,
+    read: bool,
+    if_version: Option<i64>,
+) -> Result<Changed, Failure> {
+    let Some(found) = message(db, subscriber, id).await? else {
+        return Ok(Changed::NotFound);
+    };
+    if if_version.is_some_and(|version| version != found.version) {
+        return Ok(Changed::Conflict);
+    }
+    if found.read == read {
+        return Ok(Changed::Done(Box::new(found)));
+    }
+    let row = sqlx::query(MARK)
+        .bind(id.as_bytes().as_slice())
+        .bind(read)
+        .fetch_one(db)
+        .await?;
+    Ok(Changed::Done(Box::new(message_of(&row)?)))
+}
+
+pub(super) async fn delete(
+    db: &mut SqliteConnection,
+    subscriber: SubscriberId,
+    id: MessageId,
+    now: Timestamp,
+) -> Result<bool, Failure> {
+    let there: bool = sqlx::query_scalar(IS_IN_BOX)
+        .bind(id.as_bytes().as_slice())
+        .bind(subscriber.as_bytes().as_slice())
+        .fetch_one(&mut *db)
+        .await?;
+    if there {
+        bury(db, id, now).await?;
+    }
+    Ok(there)
+}
+
+/// Deletes the row, queues its recording, and remembers the id, so that it never comes back.
+pub(super) async fn bury(
+    db: &mut SqliteConnection,
+    id: MessageId,
+    now: Timestamp,
+) -> Result<(), Failure> {
+    outbox::queue_blob_deletion(db, &Blobs::recording_key(id), now).await?;
+    let id = id.as_bytes().as_slice();
+    sqlx::query(BURY)
+        .bind(id)
+        .bind(now.as_millis())
+        .execute(&mut *db)
+        .await?;
+    sqlx::query(DELETE).bind(id).execute(db).await?;
+    Ok(())
+}
+
+/// Queues the recordings of a whole box for deletion.
+pub(super) async fn queue_all_recordings(
+    db: &mut SqliteConnection,
+    subscriber: SubscriberId,
+    now: Timestamp,
+) -> Result<(), Failure> {
+    let rows = sqlx::query(IDS)
+        .bind(subscriber.as_bytes().as_slice())
+        .fetch_all(&mut *db)
+        .await?;
+    for row in &rows {
+        let id = message_id_of(row)?;
+        outbox::queue_blob_deletion(db, &Blobs::recording_key(id), now).await?;
+    }
+    Ok(())
+}
+
+pub(super) async fn counts(
+    db: &mut SqliteConnection,
+    subscriber: SubscriberId,
+) -> Result<Counts, Failure> {
+    let row = sqlx::query(COUNTS)
+        .bind(subscriber.as_bytes().as_slice())
+        .fetch_one(db)
+        .await?;
+    let row = Record::new("count", &row);
+    Ok(Counts {
+        messages: row.integer("messages")?,
+        unread: row.integer("unread")?,
+        bytes: row.integer("bytes")?,
+    })
+}
+
+pub(super) async fn missed_calls(
+    db: &mut SqliteConnection,
+    subscriber: SubscriberId,
+    after: Option<MessageId>,
+    limit: u32,
+) -> Result<Vec<MissedCall>, Failure> {
+    let after = after.unwrap_or(MessageId::from_bytes(NEWEST));
+    let rows = sqlx::query(MISSED_CALLS)
+        .bind(subscriber.as_bytes().as_slice())
+        .bind(after.as_bytes().as_slice())
+        .bind(limit)
+        .fetch_all(db)
+        .await?;
+    rows.iter().map(missed_call_of).collect()
+}
+
+/// Reads the column `id` of a row of `messages`.
+pub(super) fn message_id_of(row: &SqliteRow) -> Result<MessageId, Failure> {
+    Ok(MessageId::from_bytes(
+        Record::new("message", row).bytes("id")?,
+    ))
+}
+
+fn message_of(row: &SqliteRow) -> Result<Message, Failure> {
+    let id = message_id_of(row)?;
+    let row = Record::new("message", row);
+    let ended_by = RecordingEnd::from_name(&row.text("ended_by")?);
+    Ok(Message {
+        facts: NewMessage {
+            id,
+            subscriber: SubscriberId::from_bytes(row.bytes("subscriber_id")?),
+            to: row.number("to_number")?,
+            caller: row.caller()?,
+            reason: row.reason()?,
+            received_at: row.time("received_at")?,
+            duration_ms: row.integer("duration_ms")?,
+            size_bytes: row.integer("size_bytes")?,
+            sha256: row.bytes("sha256")?,
+            ended_by: ended_by.ok_or_else(|| row.corrupt("ended_by"))?,
+        },
+        read: row.flag("read")?,
+        version: row.integer("version")?,
+    })
+}
+
+fn missed_call_of(row: &SqliteRow) -> Result<MissedCall, Failure> {
+    let row = Record::new("missed call", row);
+    Ok(MissedCall {
+        id: MessageId::from_bytes(row.bytes("id")?),
+        subscriber: SubscriberId::from_bytes(row.bytes("subscriber_id")?),
+        caller: row.caller()?,
+        reason: row.reason()?,
+        received_at: row.time("received_at")?,
+        cause: row.text("cause")?,
+    })
+}

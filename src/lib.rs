@@ -27,3 +27,4 @@ pub mod media;
 pub mod sip;
 pub mod storage;
 pub mod telemetry;
+pub mod voicemail;

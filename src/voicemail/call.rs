@@ -1,0 +1,363 @@
+//! The script of one call: greet, beep, record, deposit. Read `take_call` from the top.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, Span, warn};
+
+use crate::domain::{Mailbox, MessageId, RecordingEnd};
+use crate::media::Chunk;
+use crate::media::audio::{Prompt, SAMPLE_RATE};
+use crate::sip::message::{HeaderName, HeaderValue, StatusCode};
+use crate::sip::{AnswerError, IncomingCall};
+use crate::storage::StorageError;
+use crate::telemetry;
+use crate::voicemail::Service;
+use crate::voicemail::SpoolError;
+use crate::voicemail::conversation::{Conversation, Refused, Step, Unanswered};
+use crate::voicemail::deposit::{Kept, Taking};
+use crate::voicemail::facts::{CallFacts, Rule};
+use crate::voicemail::policy::{self, Limits, Plan};
+use crate::voicemail::spool::{MissedCause, SpoolEnd, SpoolFacts};
+
+/// A mailbox is looked up within this, or the call is refused: the core then serves the caller.
+const LOOKUP_DEADLINE: Duration = Duration::from_secs(3);
+/// A caller whom we cannot serve now may come back so soon.
+const RETRY_AFTER_SECS: u32 = 5;
+
+/// How a call ended. Every call has exactly one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CallOutcome {
+    /// A message is in the mailbox.
+    Deposited(RecordingEnd),
+    /// A message is in the spool and will be deposited when the disk or database works again.
+    Spooled(RecordingEnd),
+    /// The caller left no message, for this reason.
+    Missed(&'static str),
+    /// The caller cancelled before the answer.
+    Cancelled,
+    /// We refused, for this reason.
+    Refused(&'static str),
+    /// It broke, for this reason.
+    Failed(&'static str),
+}
+
+impl CallOutcome {
+    /// The outcome as the labels of a metric: class and reason.
+    pub fn labels(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Deposited(end) => ("deposited", end.as_str()),
+            Self::Spooled(end) => ("spooled", end.as_str()),
+            Self::Missed(cause) => ("missed", cause),
+            Self::Cancelled => ("cancelled", "by-caller"),
+            Self::Refused(reason) => ("refused", reason),
+            Self::Failed(reason) => ("failed", reason),
+        }
+    }
+}
+
+impl CallOutcome {
+    /// Whether something of ours is to be mended.
+    pub fn is_fault(self) -> bool {
+        match self {
+            Self::Spooled(_) | Self::Failed(_) => true,
+            Self::Refused(reason) => matches!(reason, DATABASE | DISK | NO_SESSION),
+            Self::Deposited(_) | Self::Missed(_) | Self::Cancelled => false,
+        }
+    }
+}
+
+/// Reasons of refusals that are faults.
+const DATABASE: &str = "database";
+const DISK: &str = "disk";
+const NO_SESSION: &str = "no-media-session";
+
+/// Why a call is not answered.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error("none of the {0} numbers in the INVITE has a mailbox")]
+    NoMailbox(usize),
+    #[error("no mailbox can be looked up")]
+    Storage(#[source] StorageError),
+    #[error("the database did not answer within {LOOKUP_DEADLINE:?}")]
+    StorageTooSlow,
+    #[error("no message could be kept")]
+    Spool(#[source] SpoolError),
+    #[error(transparent)]
+    Media(Refused),
+}
+
+impl Refusal {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::NoMailbox(_) => StatusCode::NOT_FOUND,
+            Self::Storage(_) | Self::StorageTooSlow | Self::Spool(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Self::Media(refused) => refused.status(),
+        }
+    }
+
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::NoMailbox(_) => "no-mailbox",
+            Self::Storage(_) | Self::StorageTooSlow => DATABASE,
+            Self::Spool(_) => DISK,
+            Self::Media(Refused::Unreadable(_)) => "bad-offer",
+            Self::Media(Refused::NotAcceptable(_)) => "no-common-media",
+            Self::Media(Refused::NoSession(_)) => NO_SESSION,
+        }
+    }
+
+    /// Why is told in the line that the log has of the call.
+    fn reject(&self, incoming: IncomingCall) -> CallOutcome {
+        let status = self.status();
+        let mut headers = Vec::new();
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.push((
+                HeaderName::RetryAfter,
+                HeaderValue::from(RETRY_AFTER_SECS.to_string()),
+            ));
+        }
+        if let Self::Media(refused) = self
+            && let Some(warning) = refused.warning()
+        {
+            headers.push((HeaderName::Warning, warning.into()));
+        }
+        incoming.reject(status, headers);
+        Span::current().record("error", self as &(dyn std::error::Error + 'static));
+        CallOutcome::Refused(self.reason())
+    }
+}
+
+/// A call that can be answered: everything that may refuse it has agreed.
+struct Admitted {
+    plan: Plan,
+    mailbox: Mailbox,
+    conversation: Unanswered,
+    taking: Taking,
+    greeting: Arc<Prompt>,
+}
+
+/// Takes one call from its INVITE to its outcome. `stop` ends the call at once and keeps what was
+/// said.
+pub(crate) async fn take_call(
+    incoming: IncomingCall,
+    service: Arc<Service>,
+    stop: CancellationToken,
+) -> CallOutcome {
+    let began = Instant::now();
+    let facts = CallFacts::read(incoming.request(), &service.numbering);
+    let (offer, peer) = (incoming.offer().cloned(), incoming.peer().ip());
+    let Admitted {
+        plan,
+        mailbox,
+        conversation,
+        taking,
+        greeting,
+    } = match admit(&service, &facts, offer.as_ref(), peer).await {
+        Ok(admitted) => admitted,
+        Err(refusal) => return refusal.reject(incoming),
+    };
+    note_stage("admitted", began);
+    let dialog = match incoming.answer(conversation.local_description()).await {
+        Ok(dialog) => dialog,
+        Err(AnswerError::Cancelled) => {
+            missed(taking, MissedCause::Abandoned).await;
+            return CallOutcome::Cancelled;
+        }
+        Err(AnswerError::Gone) => return missed(taking, MissedCause::Interrupted).await,
+    };
+    note_stage("answered", began);
+    let mut talk = conversation.answered(dialog, stop);
+    talk.play(greeting);
+    if let Some(cause) = greet(&mut talk).await {
+        talk.bye(cause.as_str());
+        return missed(taking, cause).await;
+    }
+    match plan {
+        Plan::TakeMessage { limits, .. } => {
+            take_message(talk, taking, limits, &service, &mailbox.language).await
+        }
+        _ => {
+            talk.bye(MissedCause::MailboxFull.as_str());
+            missed(taking, MissedCause::MailboxFull).await
+        }
+    }
+}
+
+fn note_stage(stage: &'static str, began: Instant) {
+    metrics::histogram!(telemetry::CALL_SETUP, "stage" => stage).record(began.elapsed());
+}
+
+/// Everything that can refuse the call happens here, before it is answered.
+async fn admit(
+    service: &Arc<Service>,
+    facts: &CallFacts,
+    offer: Option<&Bytes>,
+    peer: IpAddr,
+) -> Result<Admitted, Refusal> {
+    let numbers = facts.numbers();
+    let lookup = service.storage.mailbox_of_first(&numbers);
+    let mailbox = match tokio::time::timeout(LOOKUP_DEADLINE, lookup).await {
+        Ok(found) => found.map_err(Refusal::Storage)?,
+        Err(_) => return Err(Refusal::StorageTooSlow),
+    };
+    let plan = policy::plan(mailbox.as_ref(), facts.reason, &service.recording);
+    let rule = mailbox
+        .as_ref()
+        .and_then(|mailbox| facts.rule_for(&mailbox.number));
+    let rule = rule.map_or("none", Rule::as_str);
+    metrics::counter!(telemetry::MAILBOX_RULES, "rule" => rule).increment(1);
+    Span::current().record("rule", rule);
+    let mailbox = mailbox.ok_or(Refusal::NoMailbox(numbers.len()))?;
+    let conversation = Conversation::negotiate(offer, peer, &service.engine, service.random())
+        .await
+        .map_err(Refusal::Media)?;
+    let greeting = match &plan {
+        Plan::TakeMessage { greeting, .. } => {
+            service
+                .prompts
+                .greeting(greeting, &mailbox.language, &service.blobs)
+                .await
+        }
+        _ => service.prompts.mailbox_full(&mailbox.language),
+    };
+    let taking = begin(service, facts, &mailbox)
+        .await
+        .map_err(Refusal::Spool)?;
+    Ok(Admitted {
+        plan,
+        mailbox,
+        conversation,
+        taking,
+        greeting,
+    })
+}
+
+/// Opens the spool file, and so proves before the answer that a message could be kept.
+async fn begin(
+    service: &Arc<Service>,
+    facts: &CallFacts,
+    mailbox: &Mailbox,
+) -> Result<Taking, SpoolError> {
+    let received_at = service.clock.now();
+    let id = MessageId::new(received_at, service.random());
+    Span::current().record("message.id", tracing::field::display(id));
+    let spool = SpoolFacts {
+        id,
+        subscriber: mailbox.subscriber,
+        to: mailbox.number.clone(),
+        caller: facts.caller.clone(),
+        reason: facts.reason,
+        received_at,
+    };
+    service.deposits.begin(spool).await
+}
+
+/// Until the greeting is over or skipped; otherwise why the caller never got to the beep.
+async fn greet(talk: &mut Conversation) -> Option<MissedCause> {
+    loop {
+        match talk.next().await {
+            Step::Played => return None,
+            Step::Digit('#' | '1') => {
+                talk.stop_playing();
+                return None;
+            }
+            Step::MediaLost => return Some(MissedCause::NoMedia),
+            Step::HungUp => return Some(MissedCause::Abandoned),
+            Step::Interrupted => return Some(MissedCause::Interrupted),
+            Step::Digit(_) | Step::RecordingEnded(_) => {}
+        }
+    }
+}
+
+/// Beep, record, deposit. The deposit does not wait for the goodbye.
+async fn take_message(
+    mut talk: Conversation,
+    taking: Taking,
+    limits: Limits,
+    service: &Service,
+    language: &str,
+) -> CallOutcome {
+    // The recording starts with the beep, so that a caller who does not wait for it is heard.
+    let chunks = talk.record(&limits);
+    talk.play(service.prompts.beep());
+    let writer = service
+        .tasks
+        .spawn(write(chunks, taking).instrument(Span::current()));
+    let ended_by = until_it_ends(&mut talk).await;
+    let summary = talk.stop_recording().await;
+    let Ok(taking) = writer.await else {
+        return CallOutcome::Failed("recording-task");
+    };
+
+    let samples = summary.keep_samples.min(taking.samples());
+    let missed = if limits.is_message(Duration::from_millis(summary.speech_ms)) {
+        None
+    } else if ended_by == RecordingEnd::MediaTimeout && samples == 0 {
+        Some(MissedCause::NoMedia)
+    } else {
+        Some(MissedCause::TooShort)
+    };
+    metrics::histogram!(telemetry::RECORDING, "ended_by" => ended_by.as_str())
+        .record(samples as f64 / f64::from(SAMPLE_RATE));
+    let end = SpoolEnd {
+        ended_by,
+        samples,
+        missed,
+    };
+    let goodbye = talk.say_goodbye(ended_by, service.prompts.thank_you(language));
+    match tokio::join!(taking.deposit(end), goodbye).0 {
+        Ok(Kept::Message) => CallOutcome::Deposited(ended_by),
+        Ok(Kept::MissedCall) => {
+            CallOutcome::Missed(missed.unwrap_or(MissedCause::TooShort).as_str())
+        }
+        Ok(Kept::Nothing) => CallOutcome::Failed("subscriber-gone"),
+        Err(_) => CallOutcome::Spooled(ended_by),
+    }
+}
+
+/// Writes what is recorded into the spool. Chunks that are not taken end the recording.
+async fn write(mut chunks: mpsc::Receiver<Chunk>, mut taking: Taking) -> Taking {
+    while let Some(chunk) = chunks.recv().await {
+        let written;
+        (taking, written) = taking.append(chunk.samples).await;
+        if let Err(error) = written {
+            let error = &error as &dyn std::error::Error;
+            warn!(error, "The recording ends: the disk takes no more");
+            break;
+        }
+    }
+    taking
+}
+
+/// Until something ends the recording.
+async fn until_it_ends(talk: &mut Conversation) -> RecordingEnd {
+    loop {
+        match talk.next().await {
+            Step::RecordingEnded(end) => return end,
+            Step::HungUp => return RecordingEnd::HangUp,
+            Step::MediaLost => return RecordingEnd::MediaTimeout,
+            Step::Interrupted => return RecordingEnd::Interrupted,
+            Step::Played | Step::Digit(_) => {}
+        }
+    }
+}
+
+/// The call left no message; the subscriber will see that somebody called.
+async fn missed(taking: Taking, cause: MissedCause) -> CallOutcome {
+    let end = SpoolEnd {
+        ended_by: RecordingEnd::HangUp,
+        samples: 0,
+        missed: Some(cause),
+    };
+    // A failure has been logged, and the recovery tries again.
+    let _kept = taking.deposit(end).await;
+    CallOutcome::Missed(cause.as_str())
+}

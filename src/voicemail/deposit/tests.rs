@@ -1,0 +1,362 @@
+use sqlx::{ConnectOptions, Connection};
+use tempfile::TempDir;
+
+use super::*;
+use crate::domain::{
+    Caller, DivertReason, MessageId, Msisdn, Private, RecordingEnd, SubscriberId, Timestamp,
+};
+use crate::storage::sqlite::SqliteStorage;
+use crate::storage::{MessageFilter, NewSubscriber};
+
+const BEGAN: Timestamp = Timestamp::from_millis(1_795_403_093_120);
+const SECOND: usize = 8000;
+
+/// The parts that outlive a crash: the disk and the database.
+struct Machine {
+    dir: TempDir,
+    storage: Arc<SqliteStorage>,
+    blobs: Arc<Blobs>,
+    subscriber: SubscriberId,
+}
+
+impl Machine {
+    async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", dir.path().join("test.db").display());
+        let storage = Arc::new(SqliteStorage::open(&url).await.unwrap());
+        let blobs = Arc::new(Blobs::open(&dir.path().join("recordings")).unwrap());
+        let number = Msisdn::parse("+4799990001").unwrap();
+        let new = NewSubscriber {
+            number: number.clone(),
+            name: None,
+            time_zone: "Etc/UTC".into(),
+            language: "en".into(),
+        };
+        storage.add_subscribers(&[new], BEGAN).await.unwrap();
+        let subscriber = storage
+            .subscriber_by_number(&number)
+            .await
+            .unwrap()
+            .unwrap()
+            .id;
+        Self {
+            dir,
+            storage,
+            blobs,
+            subscriber,
+        }
+    }
+
+    fn spool_dir(&self) -> PathBuf {
+        self.dir.path().join("spool")
+    }
+
+    /// The service starts. It ends, in whatever way, when what is returned is dropped.
+    fn start(&self) -> Arc<Deposits> {
+        let storage = Arc::clone(&self.storage) as Arc<dyn Storage>;
+        let least = Duration::from_secs(1);
+        let dir = SpoolDir::open(&self.spool_dir()).unwrap();
+        let deposits = Deposits::open(dir, least, storage, Arc::clone(&self.blobs)).unwrap();
+        let mut deposits = Arc::into_inner(deposits).unwrap();
+        deposits.retry_after = Duration::from_millis(20);
+        Arc::new(deposits)
+    }
+
+    fn facts(&self, chance: u8) -> SpoolFacts {
+        SpoolFacts {
+            id: MessageId::new(BEGAN, [chance; 10]),
+            subscriber: self.subscriber,
+            to: Msisdn::parse("+4799990001").unwrap(),
+            caller: Caller {
+                number: Some(Msisdn::parse("+4787654321").unwrap()),
+                name: Some(Private("Kari".into())),
+            },
+            reason: DivertReason::Busy,
+            received_at: BEGAN,
+        }
+    }
+
+    /// A recording of two seconds, finished in the spool.
+    fn finished(&self, chance: u8) -> FinishedSpool {
+        let mut spool = Spool::create(&self.spool_dir(), &self.facts(chance)).unwrap();
+        spool.append(&[7; 2 * SECOND]).unwrap();
+        spool.finish(hung_up(2 * SECOND)).unwrap()
+    }
+
+    async fn messages(&self) -> Vec<NewMessage> {
+        let filter = MessageFilter {
+            limit: 100,
+            ..MessageFilter::default()
+        };
+        let found = self
+            .storage
+            .messages(self.subscriber, filter)
+            .await
+            .unwrap();
+        found.into_iter().map(|message| message.facts).collect()
+    }
+
+    async fn missed_calls(&self) -> Vec<MissedCall> {
+        self.storage
+            .missed_calls(self.subscriber, None, 100)
+            .await
+            .unwrap()
+    }
+
+    /// Does something to the database behind the service's back.
+    async fn sabotage(&self, sql: &'static str) {
+        let options = sqlx::sqlite::SqliteConnectOptions::new();
+        let options = options.filename(self.dir.path().join("test.db"));
+        let mut connection = options.connect().await.unwrap();
+        sqlx::query(sql).execute(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+    }
+
+    /// Exactly one message, whole, and nothing left in the spool.
+    async fn assert_one_whole_message(&self, deposits: &Deposits) {
+        let [message] = &self.messages().await[..] else {
+            panic!("one message")
+        };
+        assert_eq!(message.duration_ms, 2000);
+        let wav = self
+            .blobs
+            .get(&Blobs::recording_key(message.id))
+            .await
+            .unwrap();
+        assert_eq!(wav.len() as u64, message.size_bytes);
+        assert_eq!(
+            crate::media::audio::read_wav(&wav).unwrap(),
+            [7; 2 * SECOND]
+        );
+        assert_eq!(self.storage.notifications_due(10).await.unwrap().len(), 1);
+        assert_eq!(deposits.waiting(), 0);
+        self.assert_empty_spool();
+    }
+
+    fn assert_empty_spool(&self) {
+        let left = std::fs::read_dir(self.spool_dir()).unwrap();
+        let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["lock"]);
+    }
+}
+
+fn hung_up(samples: usize) -> SpoolEnd {
+    SpoolEnd {
+        ended_by: RecordingEnd::HangUp,
+        samples: samples as u64,
+        missed: None,
+    }
+}
+
+/// How far a deposit came before the crash.
+#[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
+enum Done {
+    Finished,
+    HalfTheWav,
+    Wav,
+    Blob,
+    Row,
+    WavRemoved,
+}
+
+#[tokio::test]
+async fn a_crash_after_any_step_neither_loses_nor_doubles_the_message() {
+    use Done::{Blob, Finished, HalfTheWav, Row, Wav, WavRemoved};
+    for crash_after in [Finished, HalfTheWav, Wav, Blob, Row, WavRemoved] {
+        let machine = Machine::new().await;
+        let before = machine.start();
+        let finished = machine.finished(1);
+        let wav = finished.path.with_extension("wav");
+        if crash_after == HalfTheWav {
+            std::fs::write(&wav, b"RIFF....WAVE").unwrap();
+        }
+        if crash_after >= Wav {
+            finished.write_wav().unwrap();
+        }
+        if crash_after >= Blob {
+            let key = Blobs::recording_key(finished.facts.id);
+            machine.blobs.put_file(&key, &wav).await.unwrap();
+        }
+        if crash_after >= Row {
+            assert_eq!(before.keep_message(&finished).await.unwrap(), Kept::Message);
+        }
+        if crash_after >= WavRemoved {
+            std::fs::remove_file(&wav).unwrap();
+        }
+        drop(before);
+
+        let after = machine.start();
+        assert_eq!(after.waiting(), 1, "{crash_after:?}");
+        after.try_all().await;
+        machine.assert_one_whole_message(&after).await;
+        drop(after);
+        let again = machine.start();
+        again.try_all().await;
+        machine.assert_one_whole_message(&again).await;
+    }
+}
+
+#[tokio::test]
+async fn a_message_that_was_deleted_before_the_crash_does_not_come_back() {
+    let machine = Machine::new().await;
+    let before = machine.start();
+    let finished = machine.finished(1);
+    before.keep_message(&finished).await.unwrap();
+    machine
+        .storage
+        .delete_message(machine.subscriber, finished.facts.id, BEGAN)
+        .await
+        .unwrap();
+    drop(before);
+
+    let after = machine.start();
+    after.try_all().await;
+    assert!(machine.messages().await.is_empty());
+    machine.assert_empty_spool();
+}
+
+#[tokio::test]
+async fn a_crash_in_mid_recording_leaves_a_message_that_was_interrupted() {
+    let machine = Machine::new().await;
+    let before = machine.start();
+    let mut spool = Spool::create(&machine.spool_dir(), &machine.facts(1)).unwrap();
+    spool.append(&[7; SECOND]).unwrap();
+    spool.append(&[7; SECOND]).unwrap();
+    drop(spool);
+    drop(before);
+
+    let after = machine.start();
+    after.try_all().await;
+    machine.assert_one_whole_message(&after).await;
+    let message = machine.messages().await.remove(0);
+    assert_eq!(message.ended_by, RecordingEnd::Interrupted);
+    assert_eq!(message.caller, machine.facts(1).caller);
+}
+
+#[tokio::test]
+async fn a_crash_before_anything_was_said_leaves_a_missed_call() {
+    let machine = Machine::new().await;
+    let before = machine.start();
+    drop(Spool::create(&machine.spool_dir(), &machine.facts(1)).unwrap());
+    let mut short = Spool::create(&machine.spool_dir(), &machine.facts(2)).unwrap();
+    short.append(&[7; SECOND / 2]).unwrap();
+    drop(short);
+    drop(before);
+
+    let after = machine.start();
+    after.try_all().await;
+    let mut causes: Vec<_> = machine
+        .missed_calls()
+        .await
+        .into_iter()
+        .map(|c| c.cause)
+        .collect();
+    causes.sort();
+    assert_eq!(causes, ["interrupted", "too-short"]);
+    assert!(machine.messages().await.is_empty());
+    machine.assert_empty_spool();
+}
+
+#[tokio::test]
+async fn a_recording_waits_while_the_database_fails_and_is_deposited_once_when_it_works() {
+    let machine = Machine::new().await;
+    let deposits = machine.start();
+    machine
+        .sabotage("ALTER TABLE messages RENAME TO hidden")
+        .await;
+    let mut taking = deposits.begin(machine.facts(1)).await.unwrap();
+    let appended;
+    (taking, appended) = taking.append(vec![7; 2 * SECOND]).await;
+    appended.unwrap();
+    let failed = taking.deposit(hung_up(2 * SECOND)).await.unwrap_err();
+    assert!(matches!(failed, DepositFailed::Storage(_)), "{failed:?}");
+    assert_eq!(deposits.waiting(), 1);
+    deposits.try_all().await;
+    assert_eq!(deposits.waiting(), 1);
+
+    machine
+        .sabotage("ALTER TABLE hidden RENAME TO messages")
+        .await;
+    let stop = CancellationToken::new();
+    let trying = tokio_util::task::AbortOnDropHandle::new(
+        tokio_util::task::TaskTracker::new().spawn(Arc::clone(&deposits).keep_trying(stop.clone())),
+    );
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while deposits.waiting() > 0 {
+        assert!(
+            Instant::now() < deadline,
+            "the recording is never tried again"
+        );
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    stop.cancel();
+    trying.await.unwrap();
+    machine.assert_one_whole_message(&deposits).await;
+}
+
+#[tokio::test]
+async fn a_recording_that_cannot_be_stored_does_not_hold_up_the_others() {
+    let machine = Machine::new().await;
+    let deposits = machine.start();
+    let (stuck, good) = (machine.finished(1), machine.finished(2));
+    // A folder of that name can be neither replaced nor removed as a file.
+    std::fs::create_dir_all(stuck.path.with_extension("wav").join("folder")).unwrap();
+    let id = good.facts.id;
+    drop((stuck, good, deposits));
+
+    let deposits = machine.start();
+    deposits.try_all().await;
+    assert_eq!(deposits.waiting(), 1);
+    let [message] = &machine.messages().await[..] else {
+        panic!("one message")
+    };
+    assert_eq!(message.id, id);
+}
+
+#[tokio::test]
+async fn a_recording_of_a_subscriber_who_has_left_goes_with_him() {
+    let machine = Machine::new().await;
+    let deposits = machine.start();
+    let finished = machine.finished(1);
+    machine
+        .storage
+        .remove_subscriber(machine.subscriber, BEGAN)
+        .await
+        .unwrap();
+    assert_eq!(deposits.deposit(finished).await.unwrap(), Kept::Nothing);
+    machine.assert_empty_spool();
+    let [key] = &machine
+        .storage
+        .blobs_to_delete(Timestamp::MAX, 10)
+        .await
+        .unwrap()[..]
+    else {
+        panic!("its blob is to be deleted")
+    };
+    assert!(key.starts_with("recordings/"));
+}
+
+#[tokio::test]
+async fn a_call_that_breaks_off_leaves_its_recording_to_the_next_try() {
+    let machine = Machine::new().await;
+    let deposits = machine.start();
+    let taking = deposits.begin(machine.facts(1)).await.unwrap();
+    let (taking, appended) = taking.append(vec![7; 2 * SECOND]).await;
+    appended.unwrap();
+    drop(taking);
+    assert_eq!(deposits.waiting(), 1);
+    deposits.try_all().await;
+    machine.assert_one_whole_message(&deposits).await;
+}
+
+#[tokio::test]
+async fn what_is_no_recording_is_left_alone_and_waits_for_nobody() {
+    let machine = Machine::new().await;
+    drop(machine.start());
+    let path = machine.spool_dir().join("stranger.spool");
+    std::fs::write(&path, b"hello").unwrap();
+    let deposits = machine.start();
+    deposits.try_all().await;
+    assert_eq!(deposits.waiting(), 0);
+    assert!(path.exists());
+}

@@ -23,6 +23,7 @@
 
 pub mod clock;
 pub mod domain;
+pub mod http;
 pub mod media;
 pub mod sip;
 pub mod storage;

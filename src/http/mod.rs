@@ -1,0 +1,154 @@
+//! The HTTP API of subscribers (`/api/v1`, described by `/api/openapi.json`) and, on a listener of
+//! its own, what operators and their tools ask ([`admin`]).
+//!
+//! A request passes, from the outside in: its id, span and metrics; security headers; the net under
+//! panics; admission (503 above the limit) and deadline; then a handler, which learns from
+//! its token whose mailbox it works on. Every error is an [`ApiError`].
+
+pub mod admin;
+mod audio;
+pub mod auth;
+mod body;
+mod calls;
+pub mod conditional;
+mod connections;
+mod greetings;
+mod layers;
+mod me;
+mod messages;
+mod openapi;
+mod page;
+mod problem;
+mod random;
+pub mod readiness;
+pub mod secret;
+mod settings;
+mod tokens;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use bytes::Bytes;
+use serde::Deserialize;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::clock::Clock;
+use crate::storage::Storage;
+use crate::storage::blob::Blobs;
+
+use body::Json;
+
+pub use connections::BindError;
+pub use problem::ApiError;
+pub use readiness::Readiness;
+
+/// The longest body of any request but a greeting.
+const BODY_LIMIT_BYTES: usize = 64 * 1024;
+
+/// Greetings uploaded at once: each is in memory, as sent and as samples. More get 503.
+const UPLOADS_AT_ONCE: usize = 4;
+
+/// The `[http]` section.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where the API listens. It speaks HTTP/1.1 without TLS: put a proxy before it.
+    pub listen: SocketAddr,
+    /// Connections open at once; more wait.
+    pub max_connections: usize,
+    /// Requests under way at once; more get 503.
+    pub max_requests: usize,
+    /// The longest a client may take to send the body of a request.
+    pub body_timeout_ms: u64,
+    /// The longest a request may take until its answer begins, its body included.
+    pub request_timeout_ms: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
+            max_connections: 1024,
+            max_requests: 256,
+            body_timeout_ms: 20_000,
+            request_timeout_ms: 30_000,
+        }
+    }
+}
+
+/// What the handlers work with.
+pub struct State {
+    storage: Arc<dyn Storage>,
+    blobs: Arc<Blobs>,
+    clock: Arc<dyn Clock>,
+    default_greeting: greetings::Default,
+    public_url: String,
+    random: Arc<random::Random>,
+    uploads: Arc<Semaphore>,
+    body_timeout: Duration,
+}
+
+type Shared = Arc<State>;
+
+impl State {
+    /// `default_greeting` is the WAV file that callers hear where a subscriber has no greeting of
+    /// his own; `public_url` begins every link (empty: links are relative to the host); `seed` is
+    /// of the system's random generator, because token secrets come from it.
+    pub fn new(
+        storage: Arc<dyn Storage>,
+        blobs: Arc<Blobs>,
+        clock: Arc<dyn Clock>,
+        default_greeting: Bytes,
+        public_url: &str,
+        seed: [u8; 32],
+    ) -> Self {
+        Self {
+            storage,
+            blobs,
+            clock,
+            default_greeting: greetings::Default::new(default_greeting),
+            public_url: public_url.trim_end_matches('/').to_owned(),
+            random: Arc::new(random::Random::from_seed(seed)),
+            uploads: Arc::new(Semaphore::new(UPLOADS_AT_ONCE)),
+            body_timeout: Duration::from_millis(Config::default().body_timeout_ms),
+        }
+    }
+
+    /// The link to `path` as the outside sees it.
+    fn link(&self, path: &str) -> String {
+        format!("{}/api/v1{path}", self.public_url)
+    }
+}
+
+/// Serves the API until `stop`; then connections have ten seconds to end what they are at. All of
+/// it runs in `tasks`. Returns the address it listens on.
+pub async fn serve(
+    config: &Config,
+    state: State,
+    tasks: &TaskTracker,
+    stop: CancellationToken,
+) -> Result<SocketAddr, BindError> {
+    let (listener, address) = connections::bind("http.listen", config.listen).await?;
+    let limits = connections::Limits::new(config.max_connections);
+    connections::serve(listener, router(config, state), limits, tasks, stop);
+    Ok(address)
+}
+
+/// The routes with all that surrounds them.
+pub fn router(config: &Config, mut state: State) -> Router {
+    state.body_timeout = Duration::from_millis(config.body_timeout_ms);
+    let state = Arc::new(state);
+    let timeout = Duration::from_millis(config.request_timeout_ms);
+    let admission = layers::Admission::new(config.max_requests, timeout);
+    let random = Arc::clone(&state.random);
+    let routes = openapi::routes()
+        .fallback(layers::no_route)
+        .layer(DefaultBodyLimit::max(BODY_LIMIT_BYTES))
+        .with_state(state);
+    layers::surround(routes, admission, random)
+}

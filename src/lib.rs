@@ -22,6 +22,7 @@
 //! 9. Nobody reaches messages by caller number.
 
 pub mod clock;
+pub mod config;
 pub mod domain;
 pub mod http;
 pub mod media;

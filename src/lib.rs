@@ -21,6 +21,7 @@
 //! 8. Every queue is bounded. Every task is tracked. Every wait has a deadline or can be cancelled.
 //! 9. Nobody reaches messages by caller number.
 
+pub mod caller;
 pub mod clock;
 pub mod config;
 pub mod domain;

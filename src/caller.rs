@@ -1,0 +1,573 @@
+//! `aftertone call`: a caller on the same SIP and media cores as the service, and the phone of its
+//! tests. It meets the service over sockets only.
+
+mod cue;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::Serialize;
+use tokio::net::lookup_host;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::caller::cue::{Cue, CueListener};
+use crate::media::audio::Prompt;
+use crate::media::sdp::{self, MediaParams, Offer, Preferences, SessionVersion};
+use crate::media::{self, Chunk, Engine, MediaEvent, RecordLimits, Session};
+use crate::sip::message::{HeaderName, HeaderValue, Host, Scheme, Uri};
+use crate::sip::{
+    self, CallError, Dialog, DialogEnd, DialogEvent, ListenAddr, OfferReply, OutgoingCall,
+    OutgoingEvent, OutgoingRequest, Sip, Transport,
+};
+
+/// Without a cue in what it hears, the caller speaks after this.
+const CUE_PATIENCE: Duration = Duration::from_secs(30);
+/// A beep after which nothing comes for so long is over: who listens may well send nothing.
+const BEEP_PATIENCE: Duration = Duration::from_millis(200);
+/// What is heard is listened to in pieces of this length, so that the cue is not missed for long.
+const HEARD_EVERY: Duration = Duration::from_millis(100);
+/// How long a call that is given up before its answer may take to end.
+const CANCEL_PATIENCE: Duration = Duration::from_secs(2);
+/// How long the phone waits for its own BYE to be sent when it is put away.
+const STOP_DEADLINE: Duration = Duration::from_secs(3);
+
+/// How the phone reaches the other side.
+#[derive(Debug, Clone)]
+pub struct PhoneConfig {
+    /// The transport of its calls.
+    pub transport: Transport,
+    /// Certificates that sign the peer's, in PEM; without them the system's count.
+    pub tls_ca: Option<PathBuf>,
+    /// Whether any certificate of the peer will do.
+    pub tls_insecure: bool,
+}
+
+/// A call to place.
+#[derive(Debug, Clone)]
+pub struct CallPlan {
+    /// Who is called.
+    pub target: Uri,
+    /// Who calls, where it is not the phone itself.
+    pub from: Option<Uri>,
+    /// More headers of the INVITE.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// What is said after the beep.
+    pub say: Option<Arc<Prompt>>,
+    /// What is pressed after that.
+    pub digits: String,
+    /// The call is hung up after this, at the latest.
+    pub longest: Duration,
+}
+
+/// Something that happened in the call.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "step", rename_all = "kebab-case")]
+pub enum Happened {
+    /// The INVITE is on its way.
+    Inviting,
+    /// 100 came.
+    Trying,
+    /// Another provisional response came.
+    Ringing {
+        /// Which.
+        status: u16,
+    },
+    /// The call was answered.
+    Answered {
+        /// The codec agreed on.
+        codec: &'static str,
+    },
+    /// The first packet of audio came.
+    FirstAudio,
+    /// The beep, or a silence that invites to speak, is over.
+    Cue,
+    /// Everything was said.
+    Said,
+    /// Every digit was pressed.
+    Pressed,
+    /// We hung up.
+    HungUp,
+    /// The other side hung up.
+    PeerHungUp,
+    /// The call was refused.
+    Refused {
+        /// With this status.
+        status: u16,
+        /// And this reason.
+        reason: String,
+    },
+    /// The call failed.
+    Failed {
+        /// Why.
+        why: String,
+    },
+}
+
+/// What happened, and when.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Step {
+    /// Milliseconds since the INVITE.
+    pub ms: u64,
+    /// What.
+    #[serde(flatten)]
+    pub happened: Happened,
+}
+
+/// The whole call.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    /// What happened, in order.
+    pub steps: Vec<Step>,
+    /// What the caller heard, at 8 kHz.
+    pub heard: Vec<i16>,
+}
+
+impl Report {
+    /// Whether the call was answered and ended in order.
+    pub fn is_completed(&self) -> bool {
+        self.was(|step| matches!(step, Happened::Answered { .. }))
+            && self.was(|step| matches!(step, Happened::HungUp | Happened::PeerHungUp))
+    }
+
+    /// When the first step of this kind came.
+    pub fn when(&self, kind: impl Fn(&Happened) -> bool) -> Option<Duration> {
+        let step = self.steps.iter().find(|step| kind(&step.happened))?;
+        Some(Duration::from_millis(step.ms))
+    }
+
+    fn was(&self, kind: impl Fn(&Happened) -> bool) -> bool {
+        self.steps.iter().any(|step| kind(&step.happened))
+    }
+}
+
+/// Why no call could be placed.
+#[derive(Debug, thiserror::Error)]
+pub enum PhoneError {
+    /// The name of the target has no address.
+    #[error("{host} has no address: check the SIP URI")]
+    NoAddress {
+        /// The host of the URI.
+        host: String,
+    },
+    /// This machine has no way there.
+    #[error("there is no route to {address}")]
+    NoRoute {
+        /// Where to.
+        address: SocketAddr,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// SIP could not start.
+    #[error("the phone's SIP side could not start")]
+    Sip(#[from] sip::StartError),
+    /// Media could not start.
+    #[error("the phone's media side could not start")]
+    Media(#[from] media::StartError),
+    /// No media session could be opened.
+    #[error("the phone has no media session left")]
+    NoSession(#[from] media::OpenError),
+    /// The call could not be placed.
+    #[error("the call could not be placed")]
+    Call(#[from] CallError),
+}
+
+/// A telephone.
+pub struct Phone {
+    sip: Sip,
+    engine: Engine,
+    transport: Transport,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Phone {
+    /// A phone that can call `target`.
+    pub async fn start(
+        config: &PhoneConfig,
+        target: &Uri,
+        seed: [u8; 32],
+    ) -> Result<Self, PhoneError> {
+        let own = own_address_towards(target).await?;
+        let tasks = TaskTracker::new();
+        let stop = CancellationToken::new();
+        let listens_on = if config.transport == Transport::Udp {
+            Transport::Udp
+        } else {
+            Transport::Tcp
+        };
+        let sip_config = sip::Config {
+            listen: vec![ListenAddr {
+                transport: listens_on,
+                addr: SocketAddr::new(own, 0),
+            }],
+            uri: format!("sip:caller@{}", Host::Ip(own)),
+            trusted_peers: vec![
+                IpAddr::from(Ipv4Addr::UNSPECIFIED),
+                Ipv6Addr::UNSPECIFIED.into(),
+            ]
+            .into_iter()
+            .map(|any| ipnet::IpNet::new_assert(any, 0))
+            .collect(),
+            tls_ca: config.tls_ca.clone(),
+            tls_insecure: config.tls_insecure,
+            ..sip::Config::default()
+        };
+        // Nobody takes calls here: whoever calls this phone is refused.
+        let (sip, _incoming) = Sip::start(&sip_config, &tasks, stop.clone(), seed).await?;
+        let media_config = media::Config {
+            listen: SocketAddr::new(own, 0),
+            workers: 1,
+            ..media::Config::default()
+        };
+        let engine = Engine::start(&media_config, seed)?;
+        Ok(Self {
+            sip,
+            engine,
+            transport: config.transport,
+            tasks,
+            stop,
+        })
+    }
+
+    /// Places a call and follows it to its end. `on_step` hears of each step as it happens.
+    pub async fn call(
+        &self,
+        plan: &CallPlan,
+        on_step: impl FnMut(&Step),
+    ) -> Result<Report, PhoneError> {
+        let mut preferences = Preferences::default();
+        let mut session = self
+            .engine
+            .open(&MediaParams::of_offer(&preferences))
+            .await?;
+        let version = SessionVersion::first(u64::from(session.local_addr().port()));
+        let offer = sdp::offer(session.local_addr(), version, &preferences);
+        let mut target = plan.target.clone();
+        if target.params.get("transport").is_none() && target.scheme == Scheme::Sip {
+            let name = self.transport.uri_name();
+            target.params.set("transport", Some(name));
+        }
+        let mut request = OutgoingRequest::new(target, Some(offer.clone()));
+        request.from.clone_from(&plan.from);
+        request.headers.clone_from(&plan.headers);
+        let mut log = Log {
+            started: Instant::now(),
+            report: Report::default(),
+            on_step,
+        };
+        let placed = self.sip.call(request).await?;
+        log.note(Happened::Inviting);
+
+        let Some((dialog, answer)) = until_answered(placed, plan.longest, &mut log).await else {
+            return Ok(log.report);
+        };
+        let params = match answer
+            .as_deref()
+            .map(|answer| sdp::read_answer(&offer, answer))
+        {
+            Some(Ok(params)) => params,
+            unusable => {
+                let why = match unusable {
+                    Some(Err(error)) => error.to_string(),
+                    _ => "the call was answered without a session description".to_owned(),
+                };
+                dialog.bye(None);
+                log.note(Happened::Failed { why });
+                return Ok(log.report);
+            }
+        };
+        preferences.keep = Some(params.codec);
+        session.update(&params);
+        log.note(Happened::Answered {
+            codec: params.codec.encoding_name(),
+        });
+        let heard = session.record(RecordLimits {
+            max: plan.longest,
+            silence: None,
+            end_digit: None,
+            preroll: Duration::ZERO,
+            chunk: HEARD_EVERY,
+        });
+        let call = Talk {
+            dialog,
+            session,
+            heard,
+            version,
+            preferences,
+            cue: CueListener::default(),
+        };
+        call.follow(plan, &mut log).await;
+        Ok(log.report)
+    }
+
+    /// Puts the phone away.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.tasks.close();
+        // What has not ended by then dies with the process.
+        drop(tokio::time::timeout(STOP_DEADLINE, self.tasks.wait()).await);
+        self.engine.shutdown().await;
+    }
+}
+
+/// Notes steps with their time.
+struct Log<F> {
+    started: Instant,
+    report: Report,
+    on_step: F,
+}
+
+impl<F: FnMut(&Step)> Log<F> {
+    fn note(&mut self, happened: Happened) {
+        let ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let step = Step { ms, happened };
+        (self.on_step)(&step);
+        self.report.steps.push(step);
+    }
+}
+
+/// Follows a placed call until its answer; `None` when it was not answered.
+async fn until_answered(
+    mut placed: OutgoingCall,
+    longest: Duration,
+    log: &mut Log<impl FnMut(&Step)>,
+) -> Option<(Dialog, Option<Bytes>)> {
+    let mut give_up_at = Instant::now() + longest;
+    let mut gave_up = false;
+    loop {
+        let event = tokio::select! {
+            event = placed.next_event() => event,
+            () = tokio::time::sleep_until(give_up_at), if !gave_up => {
+                gave_up = true;
+                give_up_at += CANCEL_PATIENCE;
+                placed.cancel();
+                continue;
+            }
+            // A CANCEL waits for a sign of life, which may never come.
+            () = tokio::time::sleep_until(give_up_at) => OutgoingEvent::Ended(DialogEnd::Cancelled),
+        };
+        match event {
+            OutgoingEvent::Trying => log.note(Happened::Trying),
+            OutgoingEvent::Ringing { status, .. } => {
+                log.note(Happened::Ringing {
+                    status: status.code(),
+                });
+            }
+            OutgoingEvent::Answered {
+                dialog,
+                description,
+                ..
+            } => {
+                return Some((dialog, description));
+            }
+            OutgoingEvent::Rejected(response) => {
+                let (status, reason) = (response.status.code(), response.reason.to_string());
+                log.note(Happened::Refused { status, reason });
+                return None;
+            }
+            OutgoingEvent::Ended(end) => {
+                log.note(Happened::Failed { why: why(&end) });
+                return None;
+            }
+        }
+    }
+}
+
+/// An answered call.
+struct Talk {
+    dialog: Dialog,
+    session: Session,
+    heard: mpsc::Receiver<Chunk>,
+    version: SessionVersion,
+    preferences: Preferences,
+    cue: CueListener,
+}
+
+impl Talk {
+    /// Waits for the beep, speaks, presses the digits, hangs up.
+    async fn follow(mut self, plan: &CallPlan, log: &mut Log<impl FnMut(&Step)>) {
+        let hang_up_at = Instant::now() + plan.longest;
+        let mut speak_at = Some(Instant::now() + CUE_PATIENCE);
+        let ended = loop {
+            let speak = speak_at;
+            tokio::select! {
+                event = self.dialog.next_event() => match event {
+                    DialogEvent::Ended(end) => break Some(end),
+                    DialogEvent::Offer { offer, reply } => self.on_offer(offer, reply),
+                    DialogEvent::Confirmed { .. } | DialogEvent::Info { .. } => {}
+                },
+                event = self.session.next_event() => match event {
+                    MediaEvent::FirstPacket => log.note(Happened::FirstAudio),
+                    MediaEvent::Played if speak_at.is_none() => {
+                        if plan.say.is_some() {
+                            log.note(Happened::Said);
+                        }
+                        if plan.digits.is_empty() {
+                            break None;
+                        }
+                        self.press(&plan.digits, log);
+                    }
+                    _ => {}
+                },
+                Some(chunk) = self.heard.recv() => {
+                    let cue = self.cue.hear(&chunk.samples);
+                    log.report.heard.extend_from_slice(&chunk.samples);
+                    if cue == Some(Cue::Speak) && speak_at.take().is_some() {
+                        log.note(Happened::Cue);
+                        self.speak(plan, log);
+                    }
+                    if speak_at.is_some() && self.cue.is_in_beep() {
+                        speak_at = Some(Instant::now() + BEEP_PATIENCE);
+                    }
+                },
+                () = tokio::time::sleep_until(speak.unwrap_or(hang_up_at)), if speak.is_some() => {
+                    speak_at = None;
+                    if self.cue.is_in_beep() {
+                        log.note(Happened::Cue);
+                    }
+                    self.speak(plan, log);
+                }
+                () = tokio::time::sleep_until(hang_up_at) => break None,
+            }
+        };
+        self.finish(ended, log).await;
+    }
+
+    fn speak(&mut self, plan: &CallPlan, log: &mut Log<impl FnMut(&Step)>) {
+        match &plan.say {
+            Some(say) => self.session.play(Arc::clone(say)),
+            None if plan.digits.is_empty() => {}
+            None => self.press(&plan.digits, log),
+        }
+    }
+
+    /// Presses keys. The call goes on until the other side hangs up, or its time is over.
+    fn press(&mut self, digits: &str, log: &mut Log<impl FnMut(&Step)>) {
+        log.note(match self.session.send_digits(digits) {
+            Ok(()) => Happened::Pressed,
+            Err(error) => Happened::Failed {
+                why: error.to_string(),
+            },
+        });
+    }
+
+    fn on_offer(&mut self, offer: Option<Bytes>, reply: OfferReply) {
+        self.version.increment();
+        let local = self.session.local_addr();
+        let Some(offer) = offer else {
+            reply.accept(sdp::offer(local, self.version, &self.preferences));
+            return;
+        };
+        let negotiated = Offer::parse(&offer)
+            .ok()
+            .and_then(|o| o.negotiate(&self.preferences).ok());
+        match negotiated {
+            Some(negotiated) => {
+                self.session.update(&negotiated.media);
+                reply.accept(negotiated.answer(local, self.version));
+            }
+            None => reply.reject(sip::message::StatusCode::NOT_ACCEPTABLE_HERE),
+        }
+    }
+
+    /// Hangs up where the other side has not, and keeps what was heard to the last.
+    async fn finish(mut self, ended: Option<DialogEnd>, log: &mut Log<impl FnMut(&Step)>) {
+        match ended {
+            None => {
+                self.dialog.send_bye(None);
+                log.note(Happened::HungUp);
+            }
+            Some(DialogEnd::ByeReceived) => log.note(Happened::PeerHungUp),
+            Some(end) => log.note(Happened::Failed { why: why(&end) }),
+        }
+        self.session.flush().await;
+        while let Some(chunk) = self.heard.recv().await {
+            log.report.heard.extend_from_slice(&chunk.samples);
+        }
+    }
+}
+
+/// Why a call ended that nobody hung up.
+fn why(end: &DialogEnd) -> String {
+    match end {
+        DialogEnd::Cancelled => "nobody answered in time".into(),
+        DialogEnd::Timeout => {
+            "no response came; see that the address and the transport are right".into()
+        }
+        DialogEnd::TransportFailed => {
+            "the other side cannot be reached; see that it listens there, and its certificate"
+                .into()
+        }
+        DialogEnd::PeerGone => "the other side has lost the call".into(),
+        DialogEnd::SessionExpired => "the session was not refreshed in time".into(),
+        other => format!("the call broke off ({other:?})"),
+    }
+}
+
+/// The address of ours from which `target` is reached.
+async fn own_address_towards(target: &Uri) -> Result<IpAddr, PhoneError> {
+    let port = target.port.unwrap_or(5060);
+    let address = match &target.host {
+        Host::Ip(ip) => SocketAddr::new(*ip, port),
+        Host::Name(name) => {
+            let no_address = || PhoneError::NoAddress {
+                host: name.to_string(),
+            };
+            let mut found = lookup_host((&**name, port))
+                .await
+                .map_err(|_| no_address())?;
+            found.next().ok_or_else(no_address)?
+        }
+    };
+    let any: IpAddr = match address {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    // Connecting a UDP socket sends nothing; it only chooses the way.
+    let way = UdpSocket::bind((any, 0)).and_then(|socket| {
+        socket.connect(address)?;
+        socket.local_addr()
+    });
+    way.map(|own| own.ip())
+        .map_err(|source| PhoneError::NoRoute { address, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_nobody_hears_is_given_up_in_time() {
+        let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = silent.local_addr().unwrap();
+        let target = Uri::parse(&format!("sip:+4799990001@{address}")).unwrap();
+        let config = PhoneConfig {
+            transport: Transport::Udp,
+            tls_ca: None,
+            tls_insecure: false,
+        };
+        let phone = Phone::start(&config, &target, [7; 32]).await.unwrap();
+        let plan = CallPlan {
+            target,
+            from: None,
+            headers: Vec::new(),
+            say: None,
+            digits: String::new(),
+            longest: Duration::from_secs(3),
+        };
+        let report = phone.call(&plan, |_| {}).await.unwrap();
+        let failed = report.when(|step| matches!(step, Happened::Failed { .. }));
+        let failed = failed.expect("the call fails");
+        assert!(failed >= plan.longest, "{failed:?}");
+        assert!(failed <= plan.longest + CANCEL_PATIENCE * 2, "{failed:?}");
+        assert!(!report.is_completed());
+        phone.stop().await;
+    }
+}

@@ -27,6 +27,7 @@ pub mod config;
 pub mod domain;
 pub mod http;
 pub mod media;
+pub mod server;
 pub mod sip;
 pub mod storage;
 pub mod telemetry;

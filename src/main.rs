@@ -1,0 +1,142 @@
+//! The `aftertone` command. Each command is a few lines over the library.
+
+mod commands;
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use aftertone::config::Config;
+use aftertone::telemetry::{self, LogFormat};
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+
+use crate::commands::{call, check, subscribers, tokens};
+
+/// Voicemail for telephone operators, MVNOs and small firms.
+#[derive(Parser)]
+#[command(
+    name = "aftertone",
+    version,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs the service: takes calls, keeps messages, answers the HTTP API
+    #[command(after_help = "Examples:
+  aftertone serve
+  aftertone serve --config /etc/aftertone.toml --log-format json")]
+    Serve(Common),
+    /// Calls a SIP URI, says something and saves what it hears
+    Call(Box<call::Call>),
+    /// Adds, lists and removes subscribers
+    Subscribers {
+        #[command(subcommand)]
+        command: subscribers::Command,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Makes, lists and revokes API tokens
+    Tokens {
+        #[command(subcommand)]
+        command: tokens::Command,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Tries everything the configuration names and says what is wrong
+    #[command(after_help = "Examples:
+  aftertone check
+  aftertone check --config /etc/aftertone.toml
+
+Exit status: 0 where nothing is wrong (warnings may be there), 1 where something is.")]
+    Check(Common),
+}
+
+/// What every command takes.
+#[derive(Args)]
+struct Common {
+    /// The configuration file [default: $AFTERTONE_CONFIG, else ./aftertone.toml if it is there]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// How log lines look [default: the setting log.format]
+    #[arg(long, global = true, value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
+}
+
+impl Common {
+    fn load(&self) -> anyhow::Result<Config> {
+        let mut config = Config::load(self.config.as_deref())?;
+        if let Some(format) = self.log_format {
+            config.log.format = format;
+        }
+        telemetry::init_log(&config.log)?;
+        Ok(config)
+    }
+
+    /// For a short command: it tells what it does itself, and the log tells what went wrong.
+    fn load_quietly(&self) -> anyhow::Result<Config> {
+        let config = Config::load(self.config.as_deref())?;
+        telemetry::init_log(&quiet(&config.log))?;
+        Ok(config)
+    }
+}
+
+fn quiet(log: &telemetry::Config) -> telemetry::Config {
+    telemetry::Config {
+        filter: "warn".into(),
+        ..log.clone()
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    // An error says that a provider is there already, which serves as well.
+    drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
+    match run(arguments.command) {
+        Ok(status) => status,
+        // Who reads our output has seen enough: `aftertone subscribers list | head`.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            commands::say(format_args!("aftertone: {error:#}\n"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("the runtime could not be started")?;
+    runtime.block_on(async {
+        let out = &mut io::stdout();
+        match command {
+            Command::Serve(common) => aftertone::server::run(common.load()?).await?,
+            Command::Call(call) => {
+                telemetry::init_log(&quiet(&telemetry::Config::default()))?;
+                call::run(*call, out).await?;
+            }
+            Command::Subscribers { command, common } => {
+                subscribers::run(command, &common.load_quietly()?, out).await?;
+            }
+            Command::Tokens { command, common } => {
+                tokens::run(command, &common.load_quietly()?, out).await?;
+            }
+            Command::Check(common) => return check::run(&common.load_quietly()?, out).await,
+        }
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
+}

@@ -14,7 +14,7 @@ use crate::media::jitter::Order;
 
 /// Samples that the ring holds: what may be kept of the time before a recording, the reorder
 /// window, and room to wait for a slow disk.
-pub const CAPACITY: usize = 20_480;
+pub const CAPACITY: usize = 18_432;
 
 /// How far a timestamp may run ahead of the packets that were sent and of the clock, in samples.
 /// Further is a jump and no pause.

@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use sha2::{Digest, Sha256};
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -19,7 +18,7 @@ use crate::storage::blob::{BlobError, Blobs};
 use crate::storage::{DepositError, Storage};
 use crate::telemetry;
 use crate::voicemail::spool::{
-    self, FinishedSpool, MissedCause, Spool, SpoolDir, SpoolEnd, SpoolError, SpoolFacts,
+    self, FinishedSpool, MissedCause, Spool, SpoolDir, SpoolEnd, SpoolError, SpoolFacts, Wav,
 };
 
 /// Recordings encoded and put at once; more wait. The disk is no faster with more.
@@ -47,13 +46,6 @@ pub(crate) enum DepositFailed {
     /// The call's task broke off.
     #[error("its call broke off")]
     BrokenOff,
-    /// The WAV could not be read back.
-    #[error("the finished recording {path} cannot be read")]
-    Wav {
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
     /// The recordings' store.
     #[error(transparent)]
     Blob(#[from] BlobError),
@@ -248,7 +240,7 @@ impl Deposits {
 
     async fn keep_message(&self, finished: &FinishedSpool) -> Result<Kept, DepositFailed> {
         let facts = finished.facts.clone();
-        let (sha256, size_bytes) = self.put_recording(finished).await?;
+        let wav = self.put_recording(finished).await?;
         let message = NewMessage {
             id: facts.id,
             subscriber: facts.subscriber,
@@ -257,8 +249,8 @@ impl Deposits {
             reason: facts.reason,
             received_at: facts.received_at,
             duration_ms: finished.duration_ms(),
-            size_bytes,
-            sha256,
+            size_bytes: wav.size_bytes,
+            sha256: wav.sha256,
             ended_by: finished.end.ended_by,
         };
         match self.storage.deposit(&message).await {
@@ -268,28 +260,18 @@ impl Deposits {
         }
     }
 
-    /// Makes a durable WAV of the recording; its SHA-256 and size.
-    async fn put_recording(
-        &self,
-        finished: &FinishedSpool,
-    ) -> Result<([u8; 32], u64), DepositFailed> {
+    /// Makes a durable WAV of the recording.
+    async fn put_recording(&self, finished: &FinishedSpool) -> Result<Wav, DepositFailed> {
         let _encoder = self
             .encoders
             .acquire()
             .await
             .expect("the semaphore is never closed");
         let recording = finished.clone();
-        let (wav, sha256, size_bytes) = blocking(move || {
-            let wav = recording.write_wav()?;
-            match digest(&wav) {
-                Ok((sha256, size)) => Ok((wav, sha256, size)),
-                Err(source) => Err(DepositFailed::Wav { path: wav, source }),
-            }
-        })
-        .await?;
+        let wav = blocking(move || recording.write_wav()).await?;
         let key = Blobs::recording_key(finished.facts.id);
-        self.blobs.put_file(&key, &wav).await?;
-        Ok((sha256, size_bytes))
+        self.blobs.put_file(&key, &wav.path).await?;
+        Ok(wav)
     }
 
     async fn keep_missed_call(
@@ -415,23 +397,6 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
             // The runtime is going away, and this task with it.
             Err(_) => std::future::pending().await,
         },
-    }
-}
-
-/// SHA-256 and length of a file.
-fn digest(path: &Path) -> io::Result<([u8; 32], u64)> {
-    let mut file = std::fs::File::open(path)?;
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 64 * 1024];
-    let mut length = 0;
-    loop {
-        match io::Read::read(&mut file, &mut buffer)? {
-            0 => return Ok((hash.finalize().into(), length)),
-            n => {
-                hash.update(&buffer[..n]);
-                length += n as u64;
-            }
-        }
     }
 }
 

@@ -10,6 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::domain::{
     Caller, DivertReason, MessageId, Msisdn, Private, RecordingEnd, SubscriberId, Timestamp,
@@ -286,6 +287,14 @@ impl Spool {
     }
 }
 
+/// A message as WAV, beside its spool file. It is not durable yet.
+#[derive(Debug)]
+pub(crate) struct Wav {
+    pub(crate) path: PathBuf,
+    pub(crate) sha256: [u8; 32],
+    pub(crate) size_bytes: u64,
+}
+
 /// A recording that is over, or was left behind by a crash.
 #[derive(Debug, Clone)]
 pub(crate) struct FinishedSpool {
@@ -344,46 +353,55 @@ impl FinishedSpool {
     }
 
     /// Writes the message as WAV beside the spool file; the path of the WAV.
-    pub(crate) fn write_wav(&self) -> Result<PathBuf, SpoolError> {
+    pub(crate) fn write_wav(&self) -> Result<Wav, SpoolError> {
         let path = self.path.with_extension("wav");
-        if let Err(source) = self.encode(&path) {
-            // A piece of it would only take room from others; the next try begins anew.
-            drop(remove_if_there(&path));
-            return Err(SpoolError::Io {
+        match self.encode(&path) {
+            Ok((sha256, size_bytes)) => Ok(Wav {
                 path,
-                attempted: "written",
-                source,
-            });
+                sha256,
+                size_bytes,
+            }),
+            Err(source) => {
+                // A piece of it would only take room from others; the next try begins anew.
+                drop(remove_if_there(&path));
+                Err(SpoolError::Io {
+                    path,
+                    attempted: "written",
+                    source,
+                })
+            }
         }
-        Ok(path)
     }
 
-    fn encode(&self, path: &Path) -> io::Result<()> {
-        let spec = hound::WavSpec {
-            channels: 1,
-            sample_rate: SAMPLE_RATE,
-            bits_per_sample: 16,
-            sample_format: hound::SampleFormat::Int,
-        };
+    /// The samples stand in the spool file as they do in a WAV.
+    fn encode(&self, path: &Path) -> io::Result<([u8; 32], u64)> {
         let mut input = File::open(&self.path)?;
         input.seek(SeekFrom::Start(HEAD_BYTES as u64))?;
-        let mut input = io::BufReader::with_capacity(64 * 1024, input);
         // An earlier try may have linked its WAV into the store: that file is never written again.
         remove_if_there(path)?;
-        let file = OpenOptions::new()
+        let mut file = OpenOptions::new()
             .write(true)
             .create_new(true)
             .mode(0o600)
             .open(path)?;
-        let mut wav = hound::WavWriter::new(io::BufWriter::with_capacity(64 * 1024, file), spec)
-            .map_err(wav_error)?;
-        let mut sample = [0; 2];
-        for _ in 0..self.end.samples {
-            input.read_exact(&mut sample)?;
-            wav.write_sample(i16::from_le_bytes(sample))
-                .map_err(wav_error)?;
+        let mut hash = Sha256::new();
+        let mut write = |bytes: &[u8]| {
+            hash.update(bytes);
+            file.write_all(bytes)
+        };
+        let data_bytes = 2 * self.end.samples;
+        let head = wav_head(data_bytes).ok_or(io::ErrorKind::FileTooLarge)?;
+        write(&head)?;
+        let mut buffer = vec![0; 64 * 1024];
+        let mut left = data_bytes;
+        while left > 0 {
+            let part = left.min(buffer.len() as u64) as usize;
+            let part = &mut buffer[..part];
+            input.read_exact(part)?;
+            write(part)?;
+            left -= part.len() as u64;
         }
-        wav.finalize().map_err(wav_error)
+        Ok((hash.finalize().into(), head.len() as u64 + data_bytes))
     }
 
     /// Removes the spool file and the WAV beside it.
@@ -413,11 +431,34 @@ fn sync_dir(path: &Path) -> io::Result<()> {
     }
 }
 
-fn wav_error(error: hound::Error) -> io::Error {
-    match error {
-        hound::Error::IoError(error) => error,
-        other => io::Error::other(other),
+/// What stands before the samples in a WAV of [`SAMPLE_RATE`], mono, 16 bit. `None` if there are more
+/// samples than a WAV can hold.
+fn wav_head(data_bytes: u64) -> Option<[u8; 44]> {
+    const BYTES_PER_SAMPLE: u16 = 2;
+    let data_bytes = u32::try_from(data_bytes).ok()?;
+    let riff_bytes = data_bytes.checked_add(36)?;
+    let mut head = [0; 44];
+    let fields: [&[u8]; 13] = [
+        b"RIFF",
+        &riff_bytes.to_le_bytes(),
+        b"WAVE",
+        b"fmt ",
+        &16_u32.to_le_bytes(),
+        // PCM, one channel.
+        &1_u16.to_le_bytes(),
+        &1_u16.to_le_bytes(),
+        &SAMPLE_RATE.to_le_bytes(),
+        &(SAMPLE_RATE * u32::from(BYTES_PER_SAMPLE)).to_le_bytes(),
+        &BYTES_PER_SAMPLE.to_le_bytes(),
+        &(8 * BYTES_PER_SAMPLE).to_le_bytes(),
+        b"data",
+        &data_bytes.to_le_bytes(),
+    ];
+    let mut rest = &mut head[..];
+    for field in fields {
+        rest.write_all(field).ok()?;
     }
+    Some(head)
 }
 
 /// The head as it stands in the file.

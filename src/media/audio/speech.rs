@@ -76,7 +76,7 @@ impl SpeechDetector {
             open: Block::default(),
             position: 0,
             past: VecDeque::with_capacity(PAST + 1),
-            doubtful: VecDeque::with_capacity(FUTURE + 1),
+            doubtful: VecDeque::new(),
             settled: Speech::default(),
         }
     }

@@ -25,7 +25,7 @@ use crate::media::session::RecordLimits;
 use crate::media::session::RecordingSummary;
 
 /// With chunks of one second this holds back at most eight seconds of a slow disk. When it is
-/// full, and the two seconds that the call itself keeps are full too, the recording ends.
+/// full, and what the call itself keeps, some two seconds, is full too, the recording ends.
 pub(super) const CHUNKS_IN_FLIGHT: usize = 8;
 
 /// Events that wait for a call to take them. What finds no room waits with the worker.

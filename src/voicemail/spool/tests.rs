@@ -32,16 +32,31 @@ fn a_finished_recording_becomes_a_wav_of_exactly_its_samples() {
     spool.append(&samples).unwrap();
     let finished = spool.finish(end(1500)).unwrap();
     let wav = finished.write_wav().unwrap();
-    let read: Vec<i16> = hound::WavReader::open(&wav)
-        .unwrap()
-        .into_samples()
-        .map(Result::unwrap)
-        .collect();
+    let bytes = fs::read(&wav.path).unwrap();
+    assert_eq!(wav.size_bytes, bytes.len() as u64);
+    assert_eq!(wav.sha256, *Sha256::digest(&bytes));
+    let reader = hound::WavReader::new(&bytes[..]).unwrap();
+    let hound::WavSpec {
+        channels,
+        sample_rate,
+        bits_per_sample,
+        sample_format,
+    } = reader.spec();
+    assert_eq!((channels, sample_rate, bits_per_sample), (1, 8000, 16));
+    assert_eq!(sample_format, hound::SampleFormat::Int);
+    let read: Vec<i16> = reader.into_samples().map(Result::unwrap).collect();
     assert_eq!(read.len(), 1500);
     assert_eq!(read[..1000], samples[..]);
     assert_eq!(read[1000..], samples[..500]);
     finished.remove().unwrap();
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn what_no_wav_can_hold_is_refused() {
+    assert!(wav_head(u64::from(u32::MAX) - 36).is_some());
+    assert_eq!(wav_head(u64::from(u32::MAX)), None);
+    assert_eq!(wav_head(1 << 40), None);
 }
 
 #[test]

@@ -1,12 +1,18 @@
 //! The words of the service, free of any protocol, database or clock.
 
 pub mod choice;
+mod registration;
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use subtle::ConstantTimeEq;
 use uuid::Uuid;
+
+pub use crate::domain::registration::{
+    Account, Departure, DepartureCause, Grant, Registration, RegistrationState, Withdrawal,
+};
 
 /// A telephone number in E.164: a plus and up to fifteen digits. It prints redacted, so that no
 /// log shows whom somebody called; [`Msisdn::e164`] gives the number in clear.
@@ -77,6 +83,43 @@ pub struct Private(pub String);
 impl fmt::Debug for Private {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Private(…)")
+    }
+}
+
+/// A token, key or password. It prints redacted and is compared in constant time;
+/// [`Secret::expose`] shows it.
+#[derive(Clone)]
+pub struct Secret(Box<str>);
+
+impl Secret {
+    /// A secret of this text.
+    pub fn new(text: impl Into<Box<str>>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text in clear. Never log it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl PartialEq for Secret {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_bytes().ct_eq(other.0.as_bytes()).into()
+    }
+}
+
+impl Eq for Secret {}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(Self::new)
     }
 }
 

@@ -213,6 +213,8 @@ metrics_list! {
     SIP_CONNECTS_FAILED = "aftertone_sip_connects_failed_total", Kind::Counter, Count, [];
     /// TLS handshakes that failed or took too long.
     SIP_TLS_FAILED = "aftertone_sip_tls_handshakes_failed_total", Kind::Counter, Count, [];
+    /// WebSocket handshakes that failed, were refused or took too long.
+    SIP_WEBSOCKETS_FAILED = "aftertone_sip_websocket_handshakes_failed_total", Kind::Counter, Count, [];
     /// Connections closed because a message did not end in time.
     SIP_SLOW_MESSAGES = "aftertone_sip_slow_messages_total", Kind::Counter, Count, [];
     /// Connections closed because the peer did not read.
@@ -238,10 +240,42 @@ metrics_list! {
     /// Messages and missed calls removed because their time was over.
     EXPIRED = "aftertone_expired_total", Kind::Counter, Count, [];
 
+    /// Requests to the identity server, by what was asked for and the result.
+    OAUTH_REQUESTS = "aftertone_oauth_requests_total", Kind::Counter, Count, ["step", "result"];
+    /// Sign-ins that ended, by result.
+    SIGN_INS = "aftertone_sign_ins_total", Kind::Counter, Count, ["result"];
+
+    /// Requests to the mobile core, by method (upsert, delete, consent-stream, consent-ack) and result.
+    CORE_REQUESTS = "aftertone_core_requests_total", Kind::Counter, Count, ["method", "result"];
+    /// Time until the mobile core answered, by method.
+    CORE_TIME = "aftertone_core_request_seconds", Kind::Histogram(QUICK), Seconds, ["method"];
+    /// Consent events that arrived, by what changed: added, updated, revoked, or nonsense.
+    CONSENT_EVENTS = "aftertone_consent_events_total", Kind::Counter, Count, ["change"];
+    /// 1 while consent events can arrive.
+    CONSENT_STREAM = "aftertone_consent_stream", Kind::Gauge, Count, [];
+
+    /// Registrations, by how they stand: live, missing (new or lapsed), refused.
+    REGISTRATIONS = "aftertone_registrations", Kind::Gauge, Count, ["state"];
+    /// Share of registrations that live, from 0 to 1.
+    REGISTRATIONS_LIVE = "aftertone_registrations_live_ratio", Kind::Gauge, Count, [];
+    /// How long the registration still lives that ends first.
+    REGISTRATION_LIFE = "aftertone_registration_smallest_life_seconds", Kind::Gauge, Seconds, [];
+    /// Attempts to make or renew a registration, by result.
+    REGISTRATION_ATTEMPTS = "aftertone_registration_attempts_total", Kind::Counter, Count, ["result"];
+    /// 1 while the core does not answer and is only asked now and then whether it is back.
+    CORE_DOWN = "aftertone_core_down", Kind::Gauge, Count, [];
+
+    /// Subscribers who left, by cause.
+    DEPARTURES = "aftertone_departures_total", Kind::Counter, Count, ["cause"];
+    /// Attempts at what is to be done for one who left, by step (withdraw, revoke) and result (done, failed, given-up).
+    DEPARTURE_STEPS = "aftertone_departure_steps_total", Kind::Counter, Count, ["step", "result"];
+
     /// HTTP requests, by route template and status code.
     HTTP_REQUESTS = "aftertone_http_requests_total", Kind::Counter, Count, ["route", "status"];
     /// Time to answer an HTTP request, by route template.
     HTTP_TIME = "aftertone_http_request_seconds", Kind::Histogram(QUICK), Seconds, ["route"];
+    /// Event streams that are open.
+    EVENT_STREAMS = "aftertone_event_streams", Kind::Gauge, Count, [];
 }
 
 #[cfg(test)]

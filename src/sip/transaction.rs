@@ -11,9 +11,14 @@ use bytes::Bytes;
 
 pub mod client;
 pub mod client_invite;
+pub(crate) mod hop_by_hop;
 pub mod key;
+pub(crate) mod machine;
+pub(crate) mod next_hop;
 pub mod server;
 pub mod server_invite;
+pub(crate) mod timers;
+pub(crate) mod way_back;
 
 /// The timer values of RFC 3261 section 17.1.1.1, from which all timers A to M follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::ResolverConfig;
+#[cfg(any(test, feature = "sandbox"))]
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig};
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::RData;
@@ -39,6 +41,23 @@ impl Resolver {
         Self {
             dns: OnceCell::new(),
             rng: Mutex::new(StdRng::from_seed(seed)),
+        }
+    }
+
+    /// Asks these name servers over UDP, and no others.
+    #[cfg(any(test, feature = "sandbox"))]
+    pub(crate) fn asking(name_servers: &[SocketAddr], seed: [u8; 32]) -> Self {
+        let name_servers = name_servers.iter().map(|addr| {
+            let mut connection = ConnectionConfig::udp();
+            connection.port = addr.port();
+            NameServerConfig::new(addr.ip(), true, vec![connection])
+        });
+        let config = ResolverConfig::from_parts(None, Vec::new(), name_servers.collect());
+        let provider = TokioRuntimeProvider::default();
+        let built = TokioResolver::builder_with_config(config, provider).build();
+        Self {
+            dns: OnceCell::new_with(built.ok()),
+            ..Self::new(seed)
         }
     }
 
@@ -90,7 +109,8 @@ impl Resolver {
     /// The names to ask for SRV records, best first: by NAPTR, else by the transports that we have.
     async fn services(&self, target: &Target) -> Vec<(Transport, String)> {
         if let Some(transport) = target.transport {
-            return vec![(transport, service_name(transport, target))];
+            let name = service_name(transport, target);
+            return name.map(|name| (transport, name)).into_iter().collect();
         }
         let naptr = self.records(&target.host, RecordType::NAPTR, |data| match data {
             RData::NAPTR(naptr) => Some(naptr.clone()),
@@ -107,7 +127,7 @@ impl Resolver {
         };
         transports
             .iter()
-            .map(|transport| (*transport, service_name(*transport, target)))
+            .filter_map(|transport| Some((*transport, service_name(*transport, target)?)))
             .collect()
     }
 
@@ -211,13 +231,15 @@ fn default_transport(secure: bool) -> Transport {
     }
 }
 
-fn service_name(transport: Transport, target: &Target) -> String {
+/// The name of the SRV records; WebSocket has none but by NAPTR (RFC 7118 section 5.3).
+fn service_name(transport: Transport, target: &Target) -> Option<String> {
     let service = match transport {
         Transport::Udp => "_sip._udp",
         Transport::Tcp => "_sip._tcp",
         Transport::Tls => "_sips._tcp",
+        Transport::Ws | Transport::Wss => return None,
     };
-    format!("{service}.{}", target.host)
+    Some(format!("{service}.{}", target.host))
 }
 
 /// The services that NAPTR records name and we have, in their order (RFC 3263 section 4.1).

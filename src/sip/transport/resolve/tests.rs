@@ -1,6 +1,5 @@
 //! Lookups against a DNS server on loopback that answers from a table.
 
-use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverOpts};
 use hickory_resolver::proto::op::{Message, ResponseCode};
 use hickory_resolver::proto::rr::{Name, Record, rdata};
 use tokio::net::UdpSocket;
@@ -38,17 +37,7 @@ async fn dns(records: Vec<Record>) -> (Resolver, AbortOnDropHandle<()>) {
     )]
     let server = AbortOnDropHandle::new(tokio::spawn(server));
 
-    let mut connection = ConnectionConfig::udp();
-    connection.port = addr.port();
-    let name_server = NameServerConfig::new(addr.ip(), true, vec![connection]);
-    let config = ResolverConfig::from_parts(None, Vec::new(), vec![name_server]);
-    let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
-    let options: &mut ResolverOpts = builder.options_mut();
-    options.timeout = Duration::from_secs(1);
-    let resolver = Resolver {
-        dns: OnceCell::new_with(Some(builder.build().unwrap())),
-        rng: Mutex::new(StdRng::from_seed([1; 32])),
-    };
+    let resolver = Resolver::asking(&[addr], [1; 32]);
     (resolver, server)
 }
 

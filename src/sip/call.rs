@@ -53,6 +53,13 @@ impl IncomingCall {
         self.line.say(LastWord::Reject(status, headers));
     }
 
+    /// Tells the caller that it rings: 180.
+    pub async fn ring(&self) {
+        let call = self.line.call;
+        // Where the driver has stopped, the call is over.
+        self.line.commands.send(Command::Ring { call }).await.ok();
+    }
+
     /// Accepts the call with a 200 that bears our answer, or our offer where the INVITE had none. Where the caller
     /// requires it, a reliable 183 and its PRACK go first (RFC 3262).
     pub async fn answer(self, description: Bytes) -> Result<Dialog, AnswerError> {

@@ -27,13 +27,13 @@ use crate::sip::endpoint::client::ClientId;
 use crate::sip::endpoint::client::Clients;
 use crate::sip::endpoint::client::Outcome;
 use crate::sip::endpoint::client::Purpose;
-use crate::sip::endpoint::network::OpenFlows;
+use crate::sip::endpoint::lone::Lone;
 use crate::sip::endpoint::route::Questions;
 use crate::sip::endpoint::server::Reply;
+use crate::sip::endpoint::server::ServerId;
 use crate::sip::endpoint::server::Servers;
 use crate::sip::endpoint::strangers::Strangers;
-use crate::sip::endpoint::timers::TimerKey;
-use crate::sip::endpoint::timers::Timers;
+use crate::sip::flow::OpenFlows;
 use crate::sip::header::MAGIC_COOKIE;
 use crate::sip::header::Reason;
 use crate::sip::message;
@@ -45,19 +45,20 @@ use crate::sip::message::Parsed;
 use crate::sip::message::StatusCode;
 use crate::sip::message::Uri;
 use crate::sip::transaction::Timing;
+use crate::sip::transaction::timers::Timers;
 
 mod api;
 mod call;
 mod check;
 mod client;
 mod in_dialog;
+mod lone;
 mod network;
 mod receive;
 mod route;
 mod server;
 mod session;
 mod strangers;
-mod timers;
 mod uac;
 mod uas;
 
@@ -66,13 +67,16 @@ pub use crate::sip::endpoint::api::CommandError;
 pub use crate::sip::endpoint::api::Counts;
 pub use crate::sip::endpoint::api::DialogEnd;
 pub use crate::sip::endpoint::api::Event;
-pub use crate::sip::endpoint::api::Hop;
+pub use crate::sip::endpoint::api::LoneReply;
+pub use crate::sip::endpoint::api::LoneRequest;
 pub use crate::sip::endpoint::api::OfferId;
 pub use crate::sip::endpoint::api::OutgoingRequest;
 pub use crate::sip::endpoint::api::Output;
-pub use crate::sip::endpoint::api::ResolveId;
-pub use crate::sip::endpoint::api::Target;
+pub use crate::sip::endpoint::api::RequestHandle;
 pub use crate::sip::flow::Flow;
+pub use crate::sip::flow::Hop;
+pub use crate::sip::flow::ResolveId;
+pub use crate::sip::flow::Target;
 pub use crate::sip::flow::Transport;
 
 /// Settings of an endpoint. The driver builds it after its sockets are bound.
@@ -138,6 +142,14 @@ impl Default for Config {
     }
 }
 
+/// What has a deadline. At the same instant, transactions come before calls, older ones before newer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum TimerKey {
+    Server(ServerId),
+    Client(ClientId),
+    Call(CallHandle),
+}
+
 /// The state of one user agent: its transactions, dialogs and calls.
 pub struct Endpoint {
     config: Config,
@@ -148,12 +160,14 @@ pub struct Endpoint {
     last_id: u64,
     draining: Option<u32>,
     outputs: VecDeque<Output>,
-    timers: Timers,
+    timers: Timers<TimerKey>,
     flows: OpenFlows,
     strangers: Strangers,
     servers: Servers,
     clients: Clients,
     questions: Questions,
+    /// Requests outside of calls.
+    lone: BTreeMap<ClientId, Lone>,
     calls: BTreeMap<CallHandle, Call>,
     /// Calls by our tag.
     by_tag: HashMap<Box<str>, CallHandle>,
@@ -176,6 +190,7 @@ impl Endpoint {
             servers: Servers::default(),
             clients: Clients::default(),
             questions: Questions::default(),
+            lone: BTreeMap::new(),
             calls: BTreeMap::new(),
             by_tag: HashMap::new(),
         }
@@ -374,6 +389,15 @@ impl Endpoint {
         self.place_call(now, request)
     }
 
+    /// Sends a request outside of any call. [`Event::Replied`] tells what came of it.
+    pub fn ask(
+        &mut self,
+        now: Instant,
+        request: LoneRequest,
+    ) -> Result<RequestHandle, CommandError> {
+        self.place_request(now, request)
+    }
+
     /// Answers the offer in the 2xx to an INVITE of ours without offer: sends the ACK.
     pub fn acknowledge(
         &mut self,
@@ -427,6 +451,7 @@ impl Endpoint {
         match (&entry.purpose, entry.call) {
             (Purpose::Invite, _) => self.on_invite_outcome(now, id, outcome),
             (Purpose::Own, _) => self.on_own_outcome(now, id, outcome),
+            (Purpose::Lone, _) => self.on_lone_outcome(now, id, outcome),
             (Purpose::Bye, Some(call)) => {
                 if let Some(state) = self.calls.get_mut(&call) {
                     state.bye_sent = false;

@@ -466,3 +466,58 @@ fn a_connection_to_another_name_at_the_same_address_is_another() {
         assert_eq!(sent, flow);
     }
 }
+
+/// A browser as RFC 7118 section 5 has it: its Via and Contact name no host at all.
+fn from_browser(transport: &str) -> Msg {
+    let via = format!("SIP/2.0/{transport} df7jal23ls0d.invalid;branch=z9hG4bK-browser;rport");
+    let mut invite = Msg::invite().via(&via);
+    invite.contact = Some("<sip:0vqsg3@df7jal23ls0d.invalid;transport=ws>".into());
+    invite
+}
+
+#[test]
+fn a_browser_is_spoken_to_on_its_own_connection_and_nowhere_else() {
+    for transport in [Transport::Ws, Transport::Wss] {
+        let mut bench = Bench::new();
+        bench.flow = Flow {
+            transport,
+            ..tcp("10.0.0.9:40000", 1)
+        };
+        let (call, _) = bench.established(&from_browser(transport.via_name()));
+        // Our own requests go the same way.
+        bench
+            .endpoint
+            .offer(bench.now, call, "v=0 more".into())
+            .unwrap();
+        let (flow, message) = sent_to(&mut bench);
+        assert_eq!(flow, bench.flow);
+        let via = format!("SIP/2.0/{} 10.0.0.1", transport.via_name());
+        assert!(header(message.headers(), "Via").starts_with(&via));
+        assert!(header(message.headers(), "Contact").contains(";transport=ws"));
+
+        // Once it is gone, no name is looked up and no connection opened.
+        bench.endpoint.flow_closed(bench.now, bench.flow);
+        bench.endpoint.bye(bench.now, call, None).unwrap();
+        bench.wait_secs(40);
+        assert!(bench.asked.is_empty(), "{:?}", bench.asked);
+        assert!(bench.endpoint.is_idle());
+    }
+}
+
+#[test]
+fn a_websocket_is_opened_by_the_name_of_the_uri_and_without_srv() {
+    let mut bench = Bench::new();
+    call(&mut bench, "sips:bob@b.example;transport=ws");
+    let (id, target) = lookup(&mut bench);
+    assert_eq!(target.transport, Some(Transport::Wss));
+    let hop = Hop {
+        transport: Transport::Wss,
+        remote: "10.0.0.31:443".parse().unwrap(),
+    };
+    bench.endpoint.resolved(bench.now, id, vec![hop]);
+    let (_, transport, remote, name) = connect(&mut bench);
+    assert_eq!(
+        (transport, &*remote, name.as_deref()),
+        (Transport::Wss, "10.0.0.31:443", Some("b.example"))
+    );
+}

@@ -573,7 +573,9 @@ impl World {
                 );
                 assert!(!(mild && timed_out), "{end:?} on a network that delivers");
             }
-            Event::Info { .. } | Event::Untrusted { .. } => panic!("nobody sent that"),
+            Event::Info { .. } | Event::Replied { .. } | Event::Untrusted { .. } => {
+                panic!("nobody sent that")
+            }
             Event::Counted(_) => {}
         }
     }

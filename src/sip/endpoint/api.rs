@@ -2,13 +2,18 @@
 
 use std::net::IpAddr;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::sip::digest::Credentials;
 use crate::sip::flow::Flow;
+use crate::sip::flow::ResolveId;
+use crate::sip::flow::Target;
 use crate::sip::flow::Transport;
 use crate::sip::message::HeaderName;
 use crate::sip::message::HeaderValue;
+use crate::sip::message::Method;
 use crate::sip::message::Request;
 use crate::sip::message::Response;
 use crate::sip::message::StatusCode;
@@ -18,13 +23,13 @@ use crate::sip::message::Uri;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CallHandle(pub(super) u64);
 
+/// Names a request outside of calls. Never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestHandle(pub(super) u64);
+
 /// Names one offer of the peer, so that a late answer cannot meet a newer offer. Never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OfferId(pub(super) u64);
-
-/// Names a question of the endpoint to its driver ([`Output::Resolve`], [`Output::Connect`]). Never reused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ResolveId(pub(super) u64);
 
 /// What the driver must do, in the order given.
 #[derive(Debug)]
@@ -48,11 +53,11 @@ pub enum Output {
     Connect {
         /// To be given back.
         id: ResolveId,
-        /// TCP or TLS.
+        /// Any but UDP.
         transport: Transport,
         /// Where to.
         remote: SocketAddr,
-        /// The name a certificate must bear, where the target was a name.
+        /// The name a certificate must bear and a WebSocket is asked for, where the target was a name.
         server_name: Option<String>,
     },
     /// Close a connection: a stranger sends too much on it. `Endpoint::flow_closed` must follow.
@@ -62,28 +67,6 @@ pub enum Output {
     },
     /// Something the application, the log or the metrics want to know.
     Event(Event),
-}
-
-/// A host name to be looked up. Addresses written as digits never come here.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Target {
-    /// The name.
-    pub host: String,
-    /// A port in the URI: skips NAPTR and SRV (RFC 3263 section 4.2).
-    pub port: Option<u16>,
-    /// A transport named in the URI.
-    pub transport: Option<Transport>,
-    /// The scheme is `sips`: only TLS will do.
-    pub secure: bool,
-}
-
-/// One address to try, an answer to [`Output::Resolve`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Hop {
-    /// How.
-    pub transport: Transport,
-    /// Where to.
-    pub remote: SocketAddr,
 }
 
 /// News from the endpoint.
@@ -163,6 +146,13 @@ pub enum Event {
         /// The response.
         response: Box<Response>,
     },
+    /// What came of a request outside of calls; its handle is dead.
+    Replied {
+        /// The request.
+        request: RequestHandle,
+        /// Its outcome.
+        reply: LoneReply,
+    },
     /// The call is over; its handle is dead.
     Ended {
         /// The call.
@@ -224,6 +214,8 @@ pub struct OutgoingRequest {
     pub to: Option<Uri>,
     /// An outbound proxy: a first Route.
     pub route: Option<Uri>,
+    /// The Call-ID, for who must know it beforehand; it must be unique in the world.
+    pub call_id: Option<String>,
     /// The session description; none asks the peer for an offer.
     pub offer: Option<Bytes>,
     /// Whether reliable provisional responses are asked for (`Supported: 100rel`). Needs an offer.
@@ -232,6 +224,8 @@ pub struct OutgoingRequest {
     pub require_reliable: bool,
     /// More headers, e.g. Diversion.
     pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// With which 401 and 407 are answered.
+    pub credentials: Option<Credentials>,
 }
 
 impl OutgoingRequest {
@@ -242,12 +236,53 @@ impl OutgoingRequest {
             from: None,
             to: None,
             route: None,
+            call_id: None,
             offer,
             reliable_provisional: false,
             require_reliable: false,
             headers: Vec::new(),
+            credentials: None,
         }
     }
+}
+
+/// A request outside of any call: REGISTER, OPTIONS. A REGISTER bears our Contact for the flow that it is sent on.
+#[derive(Debug, Clone)]
+pub struct LoneRequest {
+    /// What is asked for.
+    pub method: Method,
+    /// The Request-URI.
+    pub target: Uri,
+    /// A first Route, where the request does not go to the target itself.
+    pub route: Option<Uri>,
+    /// Who asks.
+    pub from: Uri,
+    /// About whom.
+    pub to: Uri,
+    /// The same for all requests of a registration.
+    pub call_id: String,
+    /// Rises with each of them.
+    pub cseq: u32,
+    /// More headers.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// With which 401 and 407 are answered. Each such answer raises the number in CSeq.
+    pub credentials: Option<Credentials>,
+}
+
+/// What came of a request outside of calls.
+#[derive(Debug, Clone)]
+pub enum LoneReply {
+    /// A final response.
+    Response {
+        /// The response.
+        response: Box<Response>,
+        /// The request as it was sent last.
+        request: Arc<Request>,
+    },
+    /// None in time.
+    Timeout,
+    /// There was no way to send it.
+    Unreachable,
 }
 
 /// Why a command was not carried out. Nothing was changed.

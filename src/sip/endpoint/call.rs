@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use crate::sip::dialog::Dialog;
 use crate::sip::dialog::session_timer::SessionTimer;
+use crate::sip::digest::Credentials;
 use crate::sip::endpoint::api::OfferId;
 use crate::sip::endpoint::client::ClientId;
 use crate::sip::endpoint::server::ServerId;
@@ -118,8 +119,9 @@ pub(super) struct Calling {
     pub(super) limit: Instant,
     /// Early dialogs, one per fork that has sent a To tag.
     pub(super) early: Vec<Early>,
-    /// How often 422 was followed.
+    /// How often 422, 401 or 407 was followed.
     pub(super) retries: u8,
+    pub(super) credentials: Option<Credentials>,
 }
 
 /// Whether an outgoing INVITE is being cancelled.

@@ -9,10 +9,10 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use crate::sip::endpoint::Endpoint;
+use crate::sip::endpoint::TimerKey;
 use crate::sip::endpoint::api::CallHandle;
-use crate::sip::endpoint::api::Hop;
-use crate::sip::endpoint::timers::TimerKey;
 use crate::sip::flow::Flow;
+use crate::sip::flow::Hop;
 use crate::sip::header::Via;
 use crate::sip::message::HeaderName;
 use crate::sip::message::Method;
@@ -21,9 +21,10 @@ use crate::sip::message::Request;
 use crate::sip::message::Response;
 use crate::sip::message::Scheme;
 use crate::sip::message::StatusCode;
-use crate::sip::transaction::Effect;
 use crate::sip::transaction::client::Client;
 use crate::sip::transaction::client_invite::ClientInvite;
+use crate::sip::transaction::hop_by_hop;
+use crate::sip::transaction::machine::ClientMachine;
 
 /// Names a request of ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -40,6 +41,8 @@ pub(super) enum Purpose {
     Bye,
     /// The ACK to a 2xx; it has no transaction. It is kept with the INVITE, to be repeated.
     Ack { invite: ClientId, tag: Box<str> },
+    /// A request outside of calls.
+    Lone,
     /// PRACK, CANCEL, the BYE to a fork: nobody waits.
     Alone,
 }
@@ -94,43 +97,7 @@ pub(super) enum Stage {
 pub(super) struct Sent {
     flow: Flow,
     via: Via,
-    machine: Machine,
-}
-
-#[derive(Debug)]
-enum Machine {
-    Invite(ClientInvite),
-    Other(Client),
-}
-
-impl Machine {
-    fn on_timeout(&mut self, now: Instant) -> Effect {
-        match self {
-            Self::Invite(invite) => invite.on_timeout(now),
-            Self::Other(other) => other.on_timeout(now),
-        }
-    }
-
-    fn deadline(&self) -> Option<Instant> {
-        match self {
-            Self::Invite(invite) => invite.deadline(),
-            Self::Other(other) => other.deadline(),
-        }
-    }
-
-    const fn is_terminated(&self) -> bool {
-        match self {
-            Self::Invite(invite) => invite.is_terminated(),
-            Self::Other(other) => other.is_terminated(),
-        }
-    }
-
-    const fn is_calling(&self) -> bool {
-        match self {
-            Self::Invite(invite) => invite.is_calling(),
-            Self::Other(other) => other.is_calling(),
-        }
-    }
+    machine: ClientMachine,
 }
 
 /// All requests of ours.
@@ -208,7 +175,7 @@ impl Endpoint {
         let Some(entry) = self.clients.entries.get_mut(&id) else {
             return;
         };
-        if entry.purpose == Purpose::Invite {
+        if entry.purpose == Purpose::Invite || entry.request.method == Method::Register {
             // Only now it is known over which transport the peer hears of us.
             let contact = self
                 .config
@@ -217,13 +184,13 @@ impl Endpoint {
                 .headers
                 .set(HeaderName::Contact, contact);
         }
-        let bytes = on_the_wire(&entry.request, &via);
+        let bytes = hop_by_hop::on_the_wire(&entry.request, &via);
         let reliable = flow.transport.is_reliable();
         let machine = match entry.request.method {
             Method::Invite => {
-                Machine::Invite(ClientInvite::new(now, timing, reliable, bytes.clone()))
+                ClientMachine::Invite(ClientInvite::new(now, timing, reliable, bytes.clone()))
             }
-            _ => Machine::Other(Client::new(now, timing, reliable, bytes.clone())),
+            _ => ClientMachine::Other(Client::new(now, timing, reliable, bytes.clone())),
         };
         let method = entry.request.method.clone();
         if let Purpose::Ack { invite, tag } = entry.purpose.clone() {
@@ -286,10 +253,10 @@ impl Endpoint {
         };
         let (flow, status) = (sent.flow, response.status);
         let effect = match &mut sent.machine {
-            Machine::Invite(invite) => invite.on_response(now, status, || {
-                ack_to_failure(&entry.request, &sent.via, &response)
+            ClientMachine::Invite(invite) => invite.on_response(now, status, || {
+                hop_by_hop::ack_to_failure(&entry.request, &sent.via, &response)
             }),
-            Machine::Other(other) => other.on_response(now, status),
+            ClientMachine::Other(other) => other.on_response(now, status),
         };
         if let Some(bytes) = effect.send {
             self.send(flow, bytes);
@@ -327,7 +294,7 @@ impl Endpoint {
             Stage::Sent(sent) => {
                 let (flow, calling) = (sent.flow, sent.machine.is_calling());
                 // A final response that the end of the call made superfluous is nobody's failure.
-                let given_up = matches!(sent.machine, Machine::Invite(_)) && !calling;
+                let given_up = matches!(sent.machine, ClientMachine::Invite(_)) && !calling;
                 let effect = sent.machine.on_timeout(now);
                 if let Some(bytes) = effect.send {
                     self.count("request_retransmitted_by_us");
@@ -388,7 +355,7 @@ impl Endpoint {
         let Stage::Sent(sent) = &mut entry.stage else {
             return false;
         };
-        let Machine::Invite(invite) = &mut sent.machine else {
+        let ClientMachine::Invite(invite) = &mut sent.machine else {
             return false;
         };
         if !invite.is_proceeding() {
@@ -396,7 +363,7 @@ impl Endpoint {
         }
         invite.give_up_at(limit);
         let (flow, via) = (sent.flow, sent.via.clone());
-        let request = hop_by_hop(&entry.request, Method::Cancel);
+        let request = hop_by_hop::request(&entry.request, Method::Cancel);
         let cancel = ClientId(self.next_id());
         let entry = ClientRequest::new(request, None, Purpose::Alone, None, Stage::Failed);
         self.clients.entries.insert(cancel, entry);
@@ -410,7 +377,7 @@ impl Endpoint {
     pub(super) fn limit_invite(&mut self, now: Instant, id: ClientId, limit: Instant) {
         let entry = self.clients.entries.get_mut(&id);
         if let Some(Stage::Sent(sent)) = entry.map(|entry| &mut entry.stage)
-            && let Machine::Invite(invite) = &mut sent.machine
+            && let ClientMachine::Invite(invite) = &mut sent.machine
         {
             invite.give_up_at(limit);
             self.settle_client(now, id);
@@ -462,40 +429,4 @@ impl ClientRequest {
     pub(super) const fn is_waiting(&self) -> bool {
         matches!(self.stage, Stage::Waiting { .. })
     }
-}
-
-fn on_the_wire(request: &Request, via: &Via) -> Bytes {
-    let mut request = request.clone();
-    request.headers.push_front(HeaderName::Via, via.to_string());
-    request.to_bytes()
-}
-
-/// The ACK to a failure (RFC 3261 section 17.1.1.3).
-fn ack_to_failure(invite: &Request, via: &Via, response: &Response) -> Bytes {
-    let mut ack = hop_by_hop(invite, Method::Ack);
-    if let Some(to) = response.headers.get(&HeaderName::To) {
-        ack.headers.set(HeaderName::To, to.clone());
-    }
-    on_the_wire(&ack, via)
-}
-
-/// ACK or CANCEL for the next hop alone: Request-URI, Route, From, To, Call-ID and CSeq number of the INVITE.
-fn hop_by_hop(invite: &Request, method: Method) -> Request {
-    let mut request = Request::new(method, invite.uri.clone());
-    for name in [
-        HeaderName::Route,
-        HeaderName::MaxForwards,
-        HeaderName::From,
-        HeaderName::To,
-        HeaderName::CallId,
-        HeaderName::SessionId,
-    ] {
-        for value in invite.headers.all(&name) {
-            request.headers.push(name.clone(), value.clone());
-        }
-    }
-    let number = invite.headers.cseq().map_or(0, |cseq| cseq.number);
-    let cseq = format!("{number} {}", request.method);
-    request.headers.push(HeaderName::CSeq, cseq);
-    request
 }

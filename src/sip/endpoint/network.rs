@@ -1,6 +1,5 @@
-//! What the endpoint knows of its own addresses, and of the connections that are open.
+//! What the endpoint knows of its own addresses.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::net::SocketAddr;
 
@@ -11,60 +10,6 @@ use crate::sip::message::HeaderValue;
 use crate::sip::message::Host;
 use crate::sip::message::Scheme;
 use crate::sip::message::Uri;
-
-/// The open connections, to reuse them (RFC 5923).
-#[derive(Debug, Default)]
-pub(super) struct OpenFlows {
-    by_connection: BTreeMap<u64, Option<String>>,
-    by_peer: BTreeMap<(Transport, SocketAddr), Vec<Flow>>,
-}
-
-impl OpenFlows {
-    /// A connection was opened, or something came on it. `name` is the one that its certificate bears,
-    /// where we opened it.
-    pub(super) fn open(&mut self, flow: Flow, name: Option<String>) {
-        if flow.transport.is_reliable() && !self.by_connection.contains_key(&flow.connection) {
-            self.by_connection.insert(flow.connection, name);
-            self.by_peer
-                .entry((flow.transport, flow.remote))
-                .or_default()
-                .push(flow);
-        }
-    }
-
-    /// A connection was closed.
-    pub(super) fn close(&mut self, flow: Flow) {
-        self.by_connection.remove(&flow.connection);
-        let peer = (flow.transport, flow.remote);
-        if let Some(flows) = self.by_peer.get_mut(&peer) {
-            flows.retain(|open| open.connection != flow.connection);
-            if flows.is_empty() {
-                self.by_peer.remove(&peer);
-            }
-        }
-    }
-
-    /// Whether a message can be sent on this flow. On UDP always.
-    pub(super) fn is_open(&self, flow: Flow) -> bool {
-        !flow.transport.is_reliable() || self.by_connection.contains_key(&flow.connection)
-    }
-
-    /// An open connection to this address; for TLS one whose certificate bears this name.
-    pub(super) fn find(
-        &self,
-        transport: Transport,
-        remote: SocketAddr,
-        name: Option<&str>,
-    ) -> Option<Flow> {
-        let flows = self.by_peer.get(&(transport, remote))?;
-        let named = |flow: &&Flow| {
-            self.by_connection
-                .get(&flow.connection)
-                .is_some_and(|has| has.as_deref() == name)
-        };
-        flows.iter().find(named).copied()
-    }
-}
 
 impl Config {
     /// Whether requests of this peer are served.
@@ -78,7 +23,9 @@ impl Config {
         let listener = self.listener(flow.transport, flow.local);
         let port = match flow.transport {
             Transport::Udp => flow.local.port(),
-            Transport::Tcp | Transport::Tls => listener.unwrap_or(flow.local).port(),
+            Transport::Tcp | Transport::Tls | Transport::Ws | Transport::Wss => {
+                listener.unwrap_or(flow.local).port()
+            }
         };
         let addresses = [Some(flow.local), listener];
         let specified = addresses
@@ -97,14 +44,17 @@ impl Config {
         let mut uri = Uri::sip(self.uri.user.as_deref(), host, Some(port));
         // Where a proxy ended the TLS, the flow is none, and its port takes none.
         let tls_port = match flow.transport {
-            Transport::Tls => Some(port),
-            Transport::Udp | Transport::Tcp => self
+            Transport::Tls | Transport::Wss => Some(port),
+            Transport::Udp | Transport::Tcp | Transport::Ws => self
                 .listener(Transport::Tls, flow.local)
                 .map(|address| address.port()),
         };
         if let Some(tls_port) = tls_port.filter(|_| secure) {
             uri.scheme = Scheme::Sips;
             uri.port = Some(tls_port);
+            if flow.transport == Transport::Wss {
+                uri.params.set("transport", Some(flow.transport.uri_name()));
+            }
         } else if flow.transport != Transport::Udp {
             uri.params.set("transport", Some(flow.transport.uri_name()));
         }

@@ -14,7 +14,6 @@ use crate::sip::endpoint::api::Event;
 use crate::sip::endpoint::api::Output;
 use crate::sip::endpoint::check;
 use crate::sip::endpoint::check::Refusal;
-use crate::sip::endpoint::server;
 use crate::sip::endpoint::server::Reply;
 use crate::sip::endpoint::server::ServerId;
 use crate::sip::flow::Flow;
@@ -26,6 +25,8 @@ use crate::sip::message::Parsed;
 use crate::sip::message::Request;
 use crate::sip::message::StatusCode;
 use crate::sip::transaction::key::ServerKey;
+use crate::sip::transaction::machine::ServerMachine;
+use crate::sip::transaction::way_back;
 
 impl Endpoint {
     /// One message, one refused request, one keep-alive, or rubbish.
@@ -52,7 +53,7 @@ impl Endpoint {
         let Some(via) = request.headers.top_via() else {
             return self.count("request_without_via");
         };
-        let via = server::stamp(&mut request.headers, via, flow);
+        let via = way_back::stamp(&mut request.headers, via, flow);
         let key = ServerKey::new(&request, &via);
         match request.method {
             Method::Ack => return self.on_ack(now, &key, &request),
@@ -163,7 +164,7 @@ impl Endpoint {
         let Some(via) = request.headers.top_via() else {
             return self.count("request_without_via");
         };
-        let via = server::stamp(&mut request.headers, via, flow);
+        let via = way_back::stamp(&mut request.headers, via, flow);
         if self.admits(now, flow, &request, &via) {
             self.count("request_malformed");
             self.respond_stateless(&request, &via, flow, Reply::new(status), Some(why));
@@ -173,7 +174,7 @@ impl Endpoint {
     fn on_ack(&mut self, now: Instant, key: &ServerKey, request: &Request) {
         if let Some(id) = self.servers.find(key)
             && let Some(entry) = self.servers.get_mut(id)
-            && let server::Machine::Invite(invite) = &mut entry.machine
+            && let ServerMachine::Invite(invite) = &mut entry.machine
         {
             let effect = invite.on_ack(now);
             self.settle_server(id);

@@ -10,21 +10,19 @@ use bytes::Bytes;
 
 use crate::sip::endpoint::Endpoint;
 use crate::sip::endpoint::api::CallHandle;
-use crate::sip::endpoint::api::Hop;
 use crate::sip::endpoint::api::Output;
-use crate::sip::endpoint::api::ResolveId;
-use crate::sip::endpoint::api::Target;
 use crate::sip::endpoint::client::ClientId;
 use crate::sip::endpoint::client::ClientRequest;
 use crate::sip::endpoint::client::Purpose;
 use crate::sip::endpoint::client::Stage;
 use crate::sip::endpoint::server::ServerId;
 use crate::sip::flow::Flow;
+use crate::sip::flow::Hop;
+use crate::sip::flow::ResolveId;
 use crate::sip::flow::Transport;
-use crate::sip::message::Host;
 use crate::sip::message::Request;
-use crate::sip::message::Scheme;
 use crate::sip::message::Uri;
+use crate::sip::transaction::next_hop::Way;
 
 /// Who waits for a driver's answer.
 #[derive(Debug)]
@@ -33,7 +31,7 @@ pub(super) enum Asker {
     Reply { server: ServerId, bytes: Bytes },
 }
 
-/// A connection to be opened: to whom, and for TLS the name that its certificate must bear.
+/// A connection to be opened: to whom, and the name that for TLS its certificate must bear.
 type Peer = (Transport, SocketAddr, Option<String>);
 
 /// The open questions to the driver.
@@ -50,14 +48,6 @@ impl Questions {
     }
 }
 
-/// How to reach a URI.
-enum Way {
-    Flow(Flow),
-    Hop(Hop),
-    Lookup(Target),
-    None,
-}
-
 impl Endpoint {
     /// Sends a request to `next_hop`, on the flow of `hint` where that leads there.
     pub(super) fn request(
@@ -70,7 +60,7 @@ impl Endpoint {
         hint: Option<Flow>,
     ) -> ClientId {
         let id = ClientId(self.next_id());
-        let way = self.way(next_hop, hint);
+        let way = Way::to(next_hop, hint, &self.flows);
         let end = now + self.timing().timeout();
         let mut entry = ClientRequest::new(request, call, purpose, hint, Stage::Waiting { end });
         match way {
@@ -102,53 +92,6 @@ impl Endpoint {
         id
     }
 
-    /// RFC 3263 for a URI, as far as it goes without a lookup; and RFC 5923: an open connection to the
-    /// peer is used where the URI names its address, or a name.
-    fn way(&self, uri: &Uri, hint: Option<Flow>) -> Way {
-        let secure = uri.scheme == Scheme::Sips;
-        let named = uri.params.value("transport").map(Transport::from_name);
-        let transport = match named {
-            Some(None) => return Way::None,
-            _ if secure => Some(Transport::Tls),
-            Some(named) => named,
-            None => None,
-        };
-        let host = uri
-            .params
-            .value("maddr")
-            .and_then(Host::parse)
-            .unwrap_or_else(|| uri.host.clone());
-        let usable = |flow: &Flow| {
-            flow.transport.is_reliable()
-                && self.flows.is_open(*flow)
-                && transport.is_none_or(|wanted| wanted == flow.transport)
-                && match &host {
-                    Host::Ip(ip) => *ip == flow.remote.ip(),
-                    Host::Name(_) => true,
-                }
-        };
-        if let Some(flow) = hint.filter(usable) {
-            return Way::Flow(flow);
-        }
-        match host {
-            Host::Ip(ip) => {
-                let transport = transport.unwrap_or(Transport::Udp);
-                let port = uri.port.unwrap_or_else(|| transport.default_port());
-                Way::Hop(Hop {
-                    transport,
-                    remote: SocketAddr::new(ip, port),
-                })
-            }
-            Host::Name(name) if !name.is_empty() => Way::Lookup(Target {
-                host: name.into(),
-                port: uri.port,
-                transport,
-                secure,
-            }),
-            Host::Name(_) => Way::None,
-        }
-    }
-
     /// Goes on with the next address.
     pub(super) fn try_next(&mut self, now: Instant, id: ClientId) {
         let end = now + self.timing().timeout();
@@ -162,7 +105,7 @@ impl Endpoint {
                 let name = entry
                     .server_name
                     .clone()
-                    .filter(|_| hop.transport.is_secure());
+                    .filter(|_| hop.transport.is_secure() || hop.transport.is_websocket());
                 if let Some(flow) = self.flows.find(hop.transport, hop.remote, name.as_deref()) {
                     return self.transmit(now, id, flow);
                 }

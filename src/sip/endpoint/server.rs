@@ -9,25 +9,24 @@ use bytes::Bytes;
 
 use crate::sip::dialog;
 use crate::sip::endpoint::Endpoint;
+use crate::sip::endpoint::TimerKey;
 use crate::sip::endpoint::api::CallHandle;
-use crate::sip::endpoint::api::ResolveId;
 use crate::sip::endpoint::route::Asker;
-use crate::sip::endpoint::timers::TimerKey;
 use crate::sip::flow::Flow;
+use crate::sip::flow::ResolveId;
 use crate::sip::header::Via;
 use crate::sip::message::HeaderName;
 use crate::sip::message::HeaderValue;
-use crate::sip::message::Headers;
-use crate::sip::message::Host;
 use crate::sip::message::Method;
 use crate::sip::message::Request;
 use crate::sip::message::Response;
 use crate::sip::message::StatusCode;
-use crate::sip::transaction::Effect;
 use crate::sip::transaction::key::MergeKey;
 use crate::sip::transaction::key::ServerKey;
+use crate::sip::transaction::machine::ServerMachine;
 use crate::sip::transaction::server::Server;
 use crate::sip::transaction::server_invite::ServerInvite;
+use crate::sip::transaction::way_back::way_back;
 
 /// Names a server transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -38,7 +37,7 @@ pub(super) struct ServerId(pub(super) u64);
 pub(super) struct ServerTransaction {
     key: ServerKey,
     merge: Option<MergeKey>,
-    pub(super) machine: Machine,
+    pub(super) machine: ServerMachine,
     flow: Flow,
     /// Where to connect when the connection is gone.
     fallback: SocketAddr,
@@ -51,58 +50,6 @@ pub(super) struct ServerTransaction {
     pub(super) call: Option<CallHandle>,
     /// The tag in the To of responses.
     pub(super) local_tag: Box<str>,
-}
-
-/// Either kind of server transaction.
-#[derive(Debug)]
-pub(super) enum Machine {
-    Invite(ServerInvite),
-    Other(Server),
-}
-
-impl Machine {
-    fn on_retransmission(&self) -> Effect {
-        match self {
-            Self::Invite(invite) => invite.on_retransmission(),
-            Self::Other(other) => other.on_retransmission(),
-        }
-    }
-
-    fn respond(&mut self, now: Instant, status: StatusCode, bytes: Bytes) -> Effect {
-        match self {
-            Self::Invite(invite) => invite.respond(now, status, bytes),
-            Self::Other(other) => other.respond(now, status, bytes),
-        }
-    }
-
-    fn on_timeout(&mut self, now: Instant) -> Effect {
-        match self {
-            Self::Invite(invite) => invite.on_timeout(now),
-            Self::Other(other) => other.on_timeout(now),
-        }
-    }
-
-    fn deadline(&self) -> Option<Instant> {
-        match self {
-            Self::Invite(invite) => invite.deadline(),
-            Self::Other(other) => other.deadline(),
-        }
-    }
-
-    const fn is_terminated(&self) -> bool {
-        match self {
-            Self::Invite(invite) => invite.is_terminated(),
-            Self::Other(other) => other.is_terminated(),
-        }
-    }
-
-    /// Whether the final response is still to be given.
-    pub(super) const fn is_proceeding(&self) -> bool {
-        match self {
-            Self::Invite(invite) => invite.is_proceeding(),
-            Self::Other(other) => other.is_proceeding(),
-        }
-    }
 }
 
 /// All server transactions.
@@ -190,41 +137,6 @@ impl Reply {
     }
 }
 
-/// Marks where a request really came from (RFC 3261 section 18.2.1, RFC 3581 section 4).
-pub(super) fn stamp(headers: &mut Headers, mut via: Via, flow: Flow) -> Via {
-    let rport = via.params.has("rport");
-    if rport {
-        via.params
-            .set("rport", Some(&flow.remote.port().to_string()));
-    }
-    if rport || via.host != Host::Ip(flow.remote.ip()) {
-        via.params
-            .set("received", Some(&flow.remote.ip().to_string()));
-    }
-    headers.set_top_via(&via);
-    via
-}
-
-/// Where a response goes (section 18.2.2): the flow, and where to connect when the connection is gone.
-/// The host of a `maddr` is not followed: responses go to whom the request came from. And where sent-by
-/// is a name, or an address that the request did not come from, so is its port not: somebody between
-/// has translated both, or nobody listens there.
-fn way_back(via: &Via, flow: Flow) -> (Flow, SocketAddr) {
-    let port = via.port.unwrap_or_else(|| flow.transport.default_port());
-    let fallback = SocketAddr::new(flow.remote.ip(), port);
-    let is_translated = via.host != Host::Ip(flow.remote.ip());
-    if flow.transport.is_reliable() || via.params.has("rport") || is_translated {
-        return (flow, fallback);
-    }
-    (
-        Flow {
-            remote: fallback,
-            ..flow
-        },
-        fallback,
-    )
-}
-
 impl Endpoint {
     /// Opens a transaction for a request that was stamped. `local_tag` is added to the To of its responses
     /// unless there is one.
@@ -240,8 +152,8 @@ impl Endpoint {
         let timing = self.timing();
         let reliable = flow.transport.is_reliable();
         let machine = match request.method {
-            Method::Invite => Machine::Invite(ServerInvite::new(timing, reliable)),
-            _ => Machine::Other(Server::new(timing, reliable)),
+            Method::Invite => ServerMachine::Invite(ServerInvite::new(timing, reliable)),
+            _ => ServerMachine::Other(Server::new(timing, reliable)),
         };
         let to_tag = request.headers.get(&HeaderName::To).and_then(dialog::tag);
         let merge =
@@ -289,7 +201,7 @@ impl Endpoint {
         let mut response = entry.mirror.clone();
         response.status = status;
         response.reason = status.reason().into();
-        let makes_dialog = matches!(entry.machine, Machine::Invite(_))
+        let makes_dialog = matches!(entry.machine, ServerMachine::Invite(_))
             && status.code() > 100
             && status.code() < 300;
         if makes_dialog {
@@ -353,6 +265,10 @@ impl Endpoint {
         let (flow, fallback) = (entry.flow, entry.fallback);
         if self.flows.is_open(flow) {
             return self.send(flow, bytes);
+        }
+        if flow.transport.is_websocket() {
+            // Browsers cannot be connected to.
+            return self.count("response_undeliverable");
         }
         if let Some(question) = entry.reopening {
             return self.replace_reply(question, id, &bytes);

@@ -25,6 +25,7 @@ use crate::sip::endpoint::client::ClientId;
 use crate::sip::endpoint::client::ClientRequest;
 use crate::sip::endpoint::client::Outcome;
 use crate::sip::endpoint::client::Purpose;
+use crate::sip::endpoint::lone;
 use crate::sip::header::NameAddr;
 use crate::sip::message::HeaderName;
 use crate::sip::message::Method;
@@ -34,15 +35,15 @@ use crate::sip::message::StatusCode;
 
 /// Dialogs that one INVITE may make at forking proxies.
 const MAX_FORKS: usize = 8;
-/// How often a demand for a longer session interval is followed.
-const MAX_RETRIES: u8 = 3;
+/// How often a demand for a longer session interval or for credentials is followed.
+const MAX_RETRIES: u8 = 5;
 
 impl Endpoint {
     /// Sends the INVITE of a new call.
     pub(super) fn place_call(
         &mut self,
         now: Instant,
-        outgoing: OutgoingRequest,
+        mut outgoing: OutgoingRequest,
     ) -> Result<CallHandle, CommandError> {
         if self.calls.len() >= self.config.max_calls
             || self.clients.len() >= self.config.max_transactions
@@ -56,6 +57,7 @@ impl Endpoint {
             .clone()
             .unwrap_or_else(|| outgoing.target.clone());
         let description = outgoing.offer.clone();
+        let credentials = outgoing.credentials.take();
         let invite = self.build_invite(outgoing, &local_tag);
         let invite = self.request(now, Some(handle), Purpose::Invite, invite, &next_hop, None);
         let calling = Calling {
@@ -65,6 +67,7 @@ impl Endpoint {
             limit: now + self.config.decision_limit,
             early: Vec::new(),
             retries: 0,
+            credentials,
         };
         self.by_tag.insert(local_tag.clone(), handle);
         let mut call = Call::new(None, local_tag, Phase::Calling(calling));
@@ -77,7 +80,7 @@ impl Endpoint {
     fn build_invite(&mut self, outgoing: OutgoingRequest, local_tag: &str) -> Request {
         let from = outgoing.from.unwrap_or_else(|| self.config.uri.clone());
         let to = outgoing.to.unwrap_or_else(|| outgoing.target.clone());
-        let call_id = self.random_id();
+        let call_id = outgoing.call_id.unwrap_or_else(|| self.random_id());
         let session_id = SessionId::new(self.random_id());
         let mut request = Request::new(Method::Invite, outgoing.target);
         let headers = &mut request.headers;
@@ -263,7 +266,7 @@ impl Endpoint {
         true
     }
 
-    /// The INVITE was refused. 422 is followed (RFC 4028 section 7.3).
+    /// The INVITE was refused. 422 is followed (RFC 4028 section 7.3), 401 and 407 are answered.
     fn on_failure(
         &mut self,
         now: Instant,
@@ -274,38 +277,25 @@ impl Endpoint {
         let Some(calling) = self.calling(handle, id) else {
             return;
         };
-        let retry = calling.cancel == Cancel::No && calling.retries < MAX_RETRIES;
-        if response.status == StatusCode::SESSION_INTERVAL_TOO_SMALL
-            && retry
-            && let Some(min_se) = response.headers.min_se()
-        {
-            return self.invite_again(now, handle, id, min_se);
+        if calling.cancel == Cancel::No && calling.retries < MAX_RETRIES {
+            let credentials = calling.credentials.clone();
+            let invite = self.clients.get(id).map(|entry| entry.request.clone());
+            let again = invite.and_then(|invite| match response.headers.min_se() {
+                Some(min_se) if response.status == StatusCode::SESSION_INTERVAL_TOO_SMALL => {
+                    Some(with_longer_session(&invite, min_se))
+                }
+                _ => self.authorized(&invite, &response, credentials.as_ref()),
+            });
+            if let Some(again) = again {
+                return self.invite_again(now, handle, id, again);
+            }
         }
         self.end_calling(now, Some(handle), id, DialogEnd::Refused(response));
     }
 
-    fn invite_again(&mut self, now: Instant, handle: CallHandle, id: ClientId, min_se: u32) {
-        let Some(entry) = self.clients.get(id) else {
-            return;
-        };
-        let (mut invite, flow) = ((*entry.request).clone(), entry.flow());
-        let number = invite
-            .headers
-            .cseq()
-            .map_or(1, |cseq| cseq.number.saturating_add(1));
-        invite
-            .headers
-            .set(HeaderName::CSeq, format!("{number} INVITE"));
-        let asked = invite
-            .headers
-            .session_expires()
-            .map_or(0, |header| header.seconds);
-        invite
-            .headers
-            .set(HeaderName::SessionExpires, asked.max(min_se).to_string());
-        invite.headers.set(HeaderName::MinSe, min_se.to_string());
-        let route = invite.headers.addresses(&HeaderName::Route).next();
-        let next_hop = route.map_or_else(|| invite.uri.clone(), |route| route.uri);
+    fn invite_again(&mut self, now: Instant, handle: CallHandle, id: ClientId, invite: Request) {
+        let flow = self.clients.get(id).and_then(ClientRequest::flow);
+        let next_hop = lone::next_hop(&invite);
         let again = self.request(now, Some(handle), Purpose::Invite, invite, &next_hop, flow);
         if let Some(calling) = self.calling(handle, id) {
             calling.invite = again;
@@ -490,4 +480,19 @@ impl Endpoint {
             calling.cancel = if sent { Cancel::Sent } else { Cancel::Wanted };
         }
     }
+}
+
+/// The same INVITE, which asks for a session of at least so many seconds.
+fn with_longer_session(invite: &Request, min_se: u32) -> Request {
+    let mut invite = invite.clone();
+    let headers = &mut invite.headers;
+    let number = headers
+        .cseq()
+        .map_or(1, |cseq| cseq.number.saturating_add(1));
+    headers.set(HeaderName::CSeq, format!("{number} INVITE"));
+    let asked = headers.session_expires().map_or(0, |header| header.seconds);
+    let seconds = asked.max(min_se).to_string();
+    headers.set(HeaderName::SessionExpires, seconds);
+    headers.set(HeaderName::MinSe, min_se.to_string());
+    invite
 }

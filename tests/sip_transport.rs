@@ -59,7 +59,13 @@ impl Node {
 
     async fn call(&self, to: &Self, transport: Transport) -> OutgoingCall {
         let addr = to.addr(transport);
-        let uri = format!("sip:+4790012345@{addr};transport={transport}");
+        let name = transport.uri_name();
+        let scheme = if transport == Transport::Wss {
+            "sips"
+        } else {
+            "sip"
+        };
+        let uri = format!("{scheme}:+4790012345@{addr};transport={name}");
         let request = OutgoingRequest::new(uri.parse().unwrap(), Some(Bytes::from_static(OFFER)));
         self.sip.call(request).await.unwrap()
     }
@@ -91,6 +97,13 @@ fn listening_tls(folder: &Path) -> Config {
         tls_private_key: Some(folder.join("key.pem")),
         tls_ca: Some(folder.join("certificate.pem")),
         ..listening("tls")
+    }
+}
+
+fn listening_wss(folder: &Path) -> Config {
+    Config {
+        listen: listening("wss").listen,
+        ..listening_tls(folder)
     }
 }
 
@@ -214,6 +227,25 @@ async fn a_call_over_tls_is_answered_re_offered_and_hung_up() {
     };
     let caller = Node::start(config).await;
     a_whole_call(caller, callee, Transport::Tls).await;
+}
+
+#[tokio::test]
+async fn a_call_over_websocket_is_answered_re_offered_and_hung_up() {
+    let caller = Node::start(listening("tcp")).await;
+    let callee = Node::start(listening("ws")).await;
+    a_whole_call(caller, callee, Transport::Ws).await;
+}
+
+#[tokio::test]
+async fn a_call_over_secure_websocket_is_answered_re_offered_and_hung_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let callee = Node::start(listening_wss(folder.path())).await;
+    let config = Config {
+        tls_ca: Some(folder.path().join("certificate.pem")),
+        ..listening("tcp")
+    };
+    let caller = Node::start(config).await;
+    a_whole_call(caller, callee, Transport::Wss).await;
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use crate::sip::endpoint::Transport;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Where to listen: `udp://ip:port`, `tcp://ip:port` or `tls://ip:port`. Port 0 is any free one.
+    /// Where to listen: `udp://ip:port`, and so for `tcp`, `tls`, `ws` and `wss`. Port 0 is any free one.
     pub listen: Vec<ListenAddr>,
     /// Our own URI, which is also registered with the core.
     pub uri: String,
@@ -30,7 +30,7 @@ pub struct Config {
     pub strip_prefixes: Vec<String>,
     /// The country of numbers that come without country code: `47`. Without it they are unknown.
     pub default_country_code: Option<String>,
-    /// Certificate chain in PEM form, for `tls://`. Read again when it changes.
+    /// Certificate chain in PEM form, for `tls://` and `wss://`. Read again when it changes.
     pub tls_certificate: Option<PathBuf>,
     /// Private key of the certificate in PEM form. Read again when it changes.
     pub tls_private_key: Option<PathBuf>,
@@ -39,6 +39,9 @@ pub struct Config {
     /// Takes any certificate of servers that we connect to. For trials; no configuration file can set it.
     #[serde(skip)]
     pub tls_insecure: bool,
+    /// Whose pages may connect by WebSocket, as in the browser's Origin header: `https://phone.example.com`, or `*`
+    /// for all. What is no browser names no origin and may connect anyway.
+    pub websocket_origins: Vec<String>,
     /// Calls at the same time; above it 503 with Retry-After.
     pub max_calls: usize,
     /// Retry-After of that 503, in seconds.
@@ -82,6 +85,7 @@ impl Default for Config {
             tls_private_key: None,
             tls_ca: None,
             tls_insecure: false,
+            websocket_origins: Vec::new(),
             max_calls: 5000,
             retry_after_secs: 10,
             session_expires_secs: 1800,
@@ -101,7 +105,7 @@ impl Default for Config {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct ListenAddr {
-    /// UDP, TCP or TLS.
+    /// How messages travel.
     pub transport: Transport,
     /// Where; port 0 is any free one.
     pub addr: SocketAddr,
@@ -113,11 +117,8 @@ pub enum ListenAddrError {
     /// There is no `://`.
     #[error("\"{0}\" is not written as transport://ip:port")]
     Form(String),
-    /// WebSocket.
-    #[error("\"{0}\": SIP over WebSocket is not supported; use udp, tcp or tls")]
-    WebSocket(String),
     /// A transport that is none.
-    #[error("\"{0}\": the transport is none of udp, tcp and tls")]
+    #[error("\"{0}\": the transport is none of udp, tcp, tls, ws and wss")]
     Transport(String),
     /// The address is not digits and a port.
     #[error(
@@ -138,7 +139,8 @@ impl FromStr for ListenAddr {
             "udp" => Transport::Udp,
             "tcp" => Transport::Tcp,
             "tls" => Transport::Tls,
-            "ws" | "wss" => return Err(ListenAddrError::WebSocket(whole())),
+            "ws" => Transport::Ws,
+            "wss" => Transport::Wss,
             _ => return Err(ListenAddrError::Transport(whole())),
         };
         let addr = addr.parse().map_err(|_| ListenAddrError::Addr(whole()))?;
@@ -198,6 +200,8 @@ mod tests {
             "udp://0.0.0.0:5060",
             "tcp://127.0.0.1:0",
             "tls://[::1]:5061",
+            "ws://127.0.0.1:5066",
+            "wss://0.0.0.0:443",
         ] {
             assert_eq!(text.parse::<ListenAddr>().unwrap().to_string(), text);
         }
@@ -207,10 +211,6 @@ mod tests {
     fn what_is_wrong_with_an_address_is_said() {
         let error = |text: &str| text.parse::<ListenAddr>().unwrap_err();
         assert!(matches!(error("127.0.0.1:5060"), ListenAddrError::Form(_)));
-        assert!(matches!(
-            error("ws://127.0.0.1:5066"),
-            ListenAddrError::WebSocket(_)
-        ));
         assert!(matches!(
             error("sctp://127.0.0.1:5060"),
             ListenAddrError::Transport(_)
@@ -227,6 +227,5 @@ mod tests {
         assert_eq!(config.max_calls, 5000);
         assert!(toml::from_str::<Config>("max_cals = 1").is_err());
         assert!(toml::from_str::<Config>("tls_insecure = true").is_err());
-        assert!(toml::from_str::<Config>("listen = [\"ws://127.0.0.1:5066\"]").is_err());
     }
 }

@@ -337,6 +337,17 @@ impl Headers {
         self.set_first(HeaderName::Via, line);
     }
 
+    /// Removes the top Via alone: a proxy does so with each response (RFC 3261 16.7 step 3).
+    pub fn remove_top_via(&mut self) {
+        let line = self.get(&HeaderName::Via).cloned().unwrap_or_default();
+        let below: Vec<_> = lex::split(line.as_bytes(), b',').skip(1).collect();
+        if below.is_empty() {
+            self.remove_first(&HeaderName::Via);
+        } else {
+            self.set_first(HeaderName::Via, below.join(&b", "[..]));
+        }
+    }
+
     /// How many Vias there are: a response with more than one is not for us (RFC 3261 8.1.3.3).
     pub fn via_count(&self) -> usize {
         self.list(&HeaderName::Via).count()

@@ -1,4 +1,5 @@
-//! SIP (RFC 3261) for one user agent: pure protocol files, and a thin driver over UDP, TCP and TLS.
+//! SIP (RFC 3261) for one user agent: pure protocol files, and a thin driver over UDP, TCP, TLS and
+//! WebSocket.
 //!
 //! [`Sip::start`] binds the sockets and starts the driver. Calls come out of it as [`IncomingCall`]s, become
 //! [`Dialog`]s when they are answered, and are placed with [`Sip::call`]. SIP never looks into session
@@ -8,61 +9,57 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use futures_util::stream::FuturesUnordered;
 use rand::RngExt;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 use tokio::sync::watch;
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::sip::message::{Host, Limits, Uri};
+use crate::sip::message::{Host, Uri};
+use crate::sip::registration::{Account, Registration, RegistrationState};
 use crate::sip::transport::calls::Calls;
+use crate::sip::transport::network;
+use crate::sip::transport::network::Network;
 use crate::sip::transport::resolve::Resolver;
-use crate::sip::transport::stream::{ARRIVALS, Census, Patience, Streams};
-use crate::sip::transport::tls::{ClientTls, ServerCertificate};
-use crate::sip::transport::udp::UdpSockets;
+use crate::sip::transport::tls::ClientTls;
 use crate::sip::transport::{COMMANDS, Command, Driver};
 
 mod call;
 mod config;
 pub mod dialog;
+pub mod digest;
 pub mod endpoint;
 pub mod flow;
 pub mod header;
 pub mod message;
+pub mod registration;
 pub mod transaction;
-mod transport;
+pub(crate) mod transport;
 
 pub use crate::sip::call::{AnswerError, CallError, OfferError};
 pub use crate::sip::call::{Dialog, DialogEvent, OfferReply};
 pub use crate::sip::call::{IncomingCall, OutgoingCall, OutgoingEvent};
 pub use crate::sip::config::{Config, ListenAddr, ListenAddrError};
 pub use crate::sip::endpoint::{DialogEnd, OutgoingRequest, Transport};
+pub use crate::sip::endpoint::{LoneReply, LoneRequest};
 pub use crate::sip::header::Reason;
 pub use crate::sip::transport::tls::TlsError;
 
 /// Incoming calls that the application has not taken yet; above it 503.
 const INCOMING: usize = 256;
 
-/// Connections that the system completes before we accept them.
-const BACKLOG: i32 = 1024;
-
-/// What the messages of a peer may measure.
-const HEADERS: usize = 256;
-const LINE_BYTES: usize = 8192;
-
 /// How long a call may stay undecided, ours or the peer's, before it is given up: as long as proxies let a call ring
 /// (timer C of RFC 3261 section 16.6).
 const DECISION_LIMIT: Duration = Duration::from_secs(180);
+
+/// How long the end of a registration may take.
+const FAREWELL_DEADLINE: Duration = Duration::from_secs(1);
 
 /// Transactions for each call at most: INVITE, BYE, and what comes between.
 const TRANSACTIONS_PER_CALL: usize = 4;
@@ -115,45 +112,20 @@ impl Sip {
         stop: CancellationToken,
         rng_seed: [u8; 32],
     ) -> Result<(Self, mpsc::Receiver<IncomingCall>), StartError> {
-        let mut sockets = Sockets::bind(config)?;
-        let certificate = sockets.certificate.take();
         let mut chance = StdRng::from_seed(rng_seed);
-        let endpoint = endpoint::Endpoint::new(endpoint_config(config, &sockets)?, chance.random());
-
-        let (arrivals, arrived) = mpsc::channel(ARRIVALS);
-        let streams = Arc::new(Streams {
-            arrivals,
-            limits: limits(config),
-            patience: patience(config),
-            census: Census::new(
-                config.trusted_peers.clone(),
-                config.max_connections,
-                config.max_connections_per_peer,
-            ),
-            client_tls: ClientTls::new(config.tls_ca.as_deref(), config.tls_insecure)?,
-            next_connection: AtomicU64::new(1),
-            tasks: tasks.clone(),
-            stop: stop.clone(),
-        });
-        let acceptor = certificate
-            .as_ref()
-            .map(|it| TlsAcceptor::from(it.server_config()));
-        for (transport, listener) in sockets.listeners {
-            let tls = acceptor.clone().filter(|_| transport == Transport::Tls);
-            tasks.spawn(streams.clone().listen(listener, tls));
-        }
-        if let Some(certificate) = certificate {
-            tasks.spawn(certificate.keep_fresh(stop.clone()));
-        }
+        let certificate = network::server_certificate(config)?;
+        let network = Network::open(config, certificate, tasks, &stop)?;
+        let endpoint =
+            endpoint::Endpoint::new(endpoint_config(config, &network.addrs)?, chance.random());
 
         let (commands, obeyed) = mpsc::channel(COMMANDS);
         let (draining, drain) = watch::channel(None);
         let (incoming, calls) = mpsc::channel(INCOMING);
         let driver = Driver {
             endpoint,
-            udp: sockets.udp,
-            streams,
-            arrivals: arrived,
+            udp: network.udp,
+            streams: network.streams,
+            arrivals: network.arrivals,
             commands: obeyed,
             draining: drain,
             resolver: Arc::new(Resolver::new(chance.random())),
@@ -170,7 +142,7 @@ impl Sip {
             farewell: None,
         };
         tasks.spawn(driver.run());
-        let local_addrs = sockets.addrs.into();
+        let local_addrs = network.addrs.into();
         Ok((
             Self {
                 commands,
@@ -196,6 +168,46 @@ impl Sip {
         self.commands.closed().await;
     }
 
+    /// Sends a request outside of any call, and waits for what comes of it. [`LoneReply::Unreachable`] also where SIP has
+    /// stopped, or has too many requests.
+    pub async fn ask(&self, request: LoneRequest) -> LoneReply {
+        let (replied, reply) = oneshot::channel();
+        let request = Box::new(request);
+        if self
+            .commands
+            .send(Command::Ask { request, replied })
+            .await
+            .is_err()
+        {
+            return LoneReply::Unreachable;
+        }
+        reply.await.unwrap_or(LoneReply::Unreachable)
+    }
+
+    /// Keeps `account` registered until `stop`, and ends the registration then. `state` always shows how it stands.
+    pub async fn stay_registered(
+        &self,
+        account: Account,
+        state: watch::Sender<RegistrationState>,
+        stop: &CancellationToken,
+        seed: [u8; 32],
+    ) {
+        let now = || tokio::time::Instant::now().into_std();
+        let mut registration = Registration::new(account, now(), seed);
+        let keep = async {
+            loop {
+                tokio::time::sleep_until(registration.due().into()).await;
+                let reply = self.ask(registration.request()).await;
+                registration.on_reply(now(), &reply);
+                state.send_replace(registration.state().clone());
+            }
+        };
+        stop.run_until_cancelled(keep).await;
+        let farewell = self.ask(registration.farewell());
+        // A registrar that does not answer forgets us in its own time.
+        tokio::time::timeout(FAREWELL_DEADLINE, farewell).await.ok();
+    }
+
     /// Places a call.
     pub async fn call(&self, request: OutgoingRequest) -> Result<OutgoingCall, CallError> {
         let (placed, call) = oneshot::channel();
@@ -211,74 +223,6 @@ impl Sip {
     }
 }
 
-/// The sockets of a configuration, bound.
-struct Sockets {
-    udp: UdpSockets,
-    listeners: Vec<(Transport, TcpListener)>,
-    addrs: Vec<(Transport, SocketAddr)>,
-    certificate: Option<Arc<ServerCertificate>>,
-}
-
-impl Sockets {
-    fn bind(config: &Config) -> Result<Self, StartError> {
-        if config.listen.is_empty() {
-            return Err(StartError::NoListener);
-        }
-        let mut sockets = Self {
-            udp: UdpSockets::new(),
-            listeners: Vec::new(),
-            addrs: Vec::new(),
-            certificate: server_certificate(config)?,
-        };
-        for listen in &config.listen {
-            let bound = sockets.bind_one(listen.transport, listen.addr);
-            let addr = bound.map_err(|source| StartError::Bind {
-                addr: *listen,
-                source,
-            })?;
-            sockets.addrs.push((listen.transport, addr));
-        }
-        Ok(sockets)
-    }
-
-    fn bind_one(&mut self, transport: Transport, addr: SocketAddr) -> io::Result<SocketAddr> {
-        if transport == Transport::Udp {
-            return self.udp.bind(addr);
-        }
-        let listener = bind_tcp(addr)?;
-        let addr = listener.local_addr()?;
-        self.listeners.push((transport, listener));
-        Ok(addr)
-    }
-}
-
-fn bind_tcp(addr: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
-    // A restart must not wait for the old connections to be forgotten.
-    socket.set_reuse_address(true)?;
-    if addr.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
-    socket.set_nonblocking(true)?;
-    socket.bind(&addr.into())?;
-    socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
-}
-
-fn server_certificate(config: &Config) -> Result<Option<Arc<ServerCertificate>>, StartError> {
-    let Some(tls) = config
-        .listen
-        .iter()
-        .find(|listen| listen.transport == Transport::Tls)
-    else {
-        return Ok(None);
-    };
-    match (&config.tls_certificate, &config.tls_private_key) {
-        (Some(certificate), Some(key)) => Ok(Some(ServerCertificate::read(certificate, key)?)),
-        _ => Err(StartError::NoCertificate(*tls)),
-    }
-}
-
 /// Says what is wrong with the settings of TLS: files, key, and the name in the certificate, which must be the host of
 /// `sip.uri` (RFC 5922). Opens no socket.
 pub fn check_tls(config: &Config) -> Result<(), StartError> {
@@ -290,11 +234,14 @@ pub fn check_tls(config: &Config) -> Result<(), StartError> {
     if let (Some(certificate), Some(key)) = (&config.tls_certificate, &config.tls_private_key) {
         transport::tls::check_certificate(certificate, key, &uri.host.to_string())?;
     }
-    server_certificate(config)?;
+    network::server_certificate(config)?;
     Ok(())
 }
 
-fn endpoint_config(config: &Config, sockets: &Sockets) -> Result<endpoint::Config, StartError> {
+fn endpoint_config(
+    config: &Config,
+    addrs: &[(Transport, SocketAddr)],
+) -> Result<endpoint::Config, StartError> {
     let uri: Uri = config
         .uri
         .parse()
@@ -306,12 +253,12 @@ fn endpoint_config(config: &Config, sockets: &Sockets) -> Result<endpoint::Confi
         |(transport, addr): &(Transport, SocketAddr)| (*transport, transport::udp::concrete(*addr));
     Ok(endpoint::Config {
         uri,
-        listen: sockets.addrs.iter().map(told).collect(),
+        listen: addrs.iter().map(told).collect(),
         advertised: advertised.transpose()?,
         trusted: config.trusted_peers.clone(),
         untrusted_per_second: config.untrusted_responses_per_second,
         product: concat!("aftertone/", env!("CARGO_PKG_VERSION")).to_owned(),
-        limits: limits(config),
+        limits: network::limits(config),
         max_calls: config.max_calls,
         max_transactions: config
             .max_calls
@@ -325,21 +272,4 @@ fn endpoint_config(config: &Config, sockets: &Sockets) -> Result<endpoint::Confi
         t2: Duration::from_secs(4),
         t4: Duration::from_secs(5),
     })
-}
-
-fn limits(config: &Config) -> Limits {
-    Limits {
-        message_bytes: config.max_message_bytes,
-        headers: HEADERS,
-        line_bytes: LINE_BYTES,
-    }
-}
-
-fn patience(config: &Config) -> Patience {
-    Patience {
-        idle: Duration::from_secs(config.stream_idle_secs),
-        message: Duration::from_secs(config.message_deadline_secs),
-        handshake: Duration::from_secs(config.tls_handshake_secs),
-        connect: Duration::from_secs(config.connect_timeout_secs),
-    }
 }

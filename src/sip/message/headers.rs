@@ -323,6 +323,13 @@ impl Headers {
         self.0.retain(|(has, _)| has != name);
     }
 
+    /// Removes the first line of this name.
+    pub fn remove_first(&mut self, name: &HeaderName) {
+        if let Some(at) = self.0.iter().position(|(has, _)| has == name) {
+            self.0.remove(at);
+        }
+    }
+
     /// All lines in order.
     pub fn iter(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
         self.0.iter().map(|(name, value)| (name, value))

@@ -31,6 +31,13 @@ impl Params {
         Self(parts.map(header_param).collect())
     }
 
+    /// Reads the comma-separated parameters of a challenge or credentials (`auth-param`, RFC 3261 25.1), otherwise
+    /// like [`Params::from_header`].
+    pub fn from_list(bytes: &[u8]) -> Self {
+        let parts = lex::split(bytes, b',').filter(|part| !part.is_empty());
+        Self(parts.map(header_param).collect())
+    }
+
     /// The parameter: `None` when it is not there, `Some(None)` when it has no value.
     pub fn get(&self, name: &str) -> Option<Option<&str>> {
         let found = self

@@ -19,10 +19,10 @@ use tracing::warn;
 use crate::sip::call::{CALL_EVENTS, CallEvent, LastWord, Line};
 use crate::sip::call::{CallError, IncomingCall, OfferError, OutgoingCall};
 use crate::sip::call::{DialogEvent, OfferReply, Verdict};
-use crate::sip::endpoint::CommandError;
 use crate::sip::endpoint::{
     CallHandle, DialogEnd, Endpoint, Event, Flow, OfferId, OutgoingRequest,
 };
+use crate::sip::endpoint::{CommandError, LoneReply, LoneRequest, RequestHandle};
 use crate::sip::header::Reason;
 use crate::sip::message::{HeaderName, HeaderValue, Request, StatusCode};
 use crate::sip::transport::{Awaited, Command};
@@ -39,6 +39,7 @@ pub(crate) struct Calls {
     pub(crate) last_words: FuturesUnordered<Awaited<CallHandle, LastWord>>,
     pub(crate) verdicts: FuturesUnordered<Awaited<(CallHandle, OfferId), Verdict>>,
     owned: HashMap<CallHandle, Owned>,
+    asked: HashMap<RequestHandle, oneshot::Sender<LoneReply>>,
     incoming: mpsc::Sender<IncomingCall>,
     commands: mpsc::Sender<Command>,
     permits: Arc<Semaphore>,
@@ -66,6 +67,7 @@ impl Calls {
             last_words: FuturesUnordered::new(),
             verdicts: FuturesUnordered::new(),
             owned: HashMap::new(),
+            asked: HashMap::new(),
             incoming,
             commands,
             permits: Arc::new(Semaphore::new(max_calls.min(Semaphore::MAX_PERMITS))),
@@ -93,6 +95,19 @@ impl Calls {
         Ok(OutgoingCall {
             line: Some(self.line(call, permit)),
         })
+    }
+
+    /// Sends a request outside of any call; where there are too many, `replied` is dropped.
+    pub(crate) fn ask(
+        &mut self,
+        endpoint: &mut Endpoint,
+        now: Instant,
+        request: LoneRequest,
+        replied: oneshot::Sender<LoneReply>,
+    ) {
+        if let Ok(handle) = endpoint.ask(now, request) {
+            self.asked.insert(handle, replied);
+        }
     }
 
     /// Does what the owner said last. Without a word the call is hung up too.
@@ -144,6 +159,13 @@ impl Calls {
             Event::Accepted { call } => return self.accepted(call),
             Event::OfferAnswered { call, answer } => return self.answered(call, answer),
             Event::Ended { call, end } => return self.ended(call, end),
+            Event::Replied { request, reply } => {
+                if let Some(replied) = self.asked.remove(&request) {
+                    // Whoever asked may have lost interest.
+                    replied.send(reply).ok();
+                }
+                return;
+            }
             Event::Untrusted { peer, refused } => return self.strangers.log(now, peer, refused),
             Event::Counted(what) => {
                 metrics::counter!(telemetry::SIP_EVENTS, "event" => what).increment(1);

@@ -25,6 +25,7 @@ use tracing::{info, warn};
 
 use crate::sip::call::{CallError, LastWord, OfferError, OutgoingCall, Verdict};
 use crate::sip::endpoint::{CallHandle, Endpoint, Flow, Hop, OfferId, OutgoingRequest, Output};
+use crate::sip::endpoint::{LoneReply, LoneRequest};
 use crate::sip::endpoint::{ResolveId, Target, Transport};
 use crate::sip::header::Reason;
 use crate::sip::message::StatusCode;
@@ -35,13 +36,16 @@ use crate::sip::transport::udp::UdpSockets;
 use crate::telemetry;
 
 pub(crate) mod calls;
+pub(crate) mod network;
 pub(crate) mod resolve;
 pub(crate) mod stream;
 pub(crate) mod tls;
 pub(crate) mod udp;
+pub(crate) mod websocket;
 
-fn open_connections(transport: Transport) -> metrics::Gauge {
-    metrics::gauge!(telemetry::SIP_CONNECTIONS, "transport" => transport.uri_name())
+/// How many connections are open.
+pub(crate) fn open_connections(transport: Transport) -> metrics::Gauge {
+    metrics::gauge!(telemetry::SIP_CONNECTIONS, "transport" => transport.name())
 }
 
 /// Commands of call owners that wait for the driver; their senders wait when it is full.
@@ -61,6 +65,13 @@ pub(crate) enum Command {
         request: Box<OutgoingRequest>,
         placed: oneshot::Sender<Result<OutgoingCall, CallError>>,
     },
+    /// Send a request outside of any call; dropped where there are too many.
+    Ask {
+        request: Box<LoneRequest>,
+        replied: oneshot::Sender<LoneReply>,
+    },
+    /// Say that an incoming call rings.
+    Ring { call: CallHandle },
     /// Answer an incoming call; `done` is told when the 200 is out, and dropped when it never will be.
     Answer {
         call: CallHandle,
@@ -226,6 +237,14 @@ impl Driver {
                 // A caller that has gone drops the call, which ends it.
                 placed.send(call).ok();
             }
+            Command::Ask { request, replied } => {
+                self.calls.ask(&mut self.endpoint, now, *request, replied);
+            }
+            Command::Ring { call } => {
+                // An error says that the caller has given up, or that the call was decided on.
+                let rings = self.endpoint.progress(now, call, StatusCode::RINGING);
+                rings.ok();
+            }
             Command::Answer {
                 call,
                 description,
@@ -317,7 +336,8 @@ impl Driver {
     }
 }
 
-async fn sleep_until(deadline: Option<tokio::time::Instant>) {
+/// Waits until a deadline; for ever without one.
+pub(crate) async fn sleep_until(deadline: Option<tokio::time::Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => pending().await,

@@ -1,4 +1,4 @@
-//! TCP and TLS connections: one task each, which cuts the stream into messages and writes what the driver sends.
+//! TCP, TLS and WebSocket connections: one task each, which cuts the stream into messages and writes what the driver sends.
 //!
 //! A connection ends when its peer closes it, when it is idle for too long, when a message takes too long to become
 //! complete or to be written, when the stream cannot be cut into messages, or when the driver lets go of it.
@@ -27,6 +27,7 @@ use tokio::time::Instant;
 use tokio::time::timeout;
 use tokio::time::timeout_at;
 use tokio_rustls::TlsAcceptor;
+use tokio_tungstenite::WebSocketStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
@@ -34,19 +35,20 @@ use tracing::{debug, warn};
 use crate::sip::endpoint::{Flow, ResolveId, Transport};
 use crate::sip::message::{Framer, Limits, Parsed};
 use crate::sip::transport::tls::ClientTls;
+use crate::sip::transport::websocket;
 use crate::telemetry;
 
 /// Messages of all connections that wait for the driver. When it is full, sockets are not read: TCP pushes back.
 pub(crate) const ARRIVALS: usize = 256;
 
 /// Messages that wait to be written to one connection. When it is full, the driver closes the connection.
-const OUTBOX: usize = 64;
+pub(super) const OUTBOX: usize = 64;
 
 /// How long one message may take to be written, and what was queued when a connection ends.
-const WRITE_DEADLINE: Duration = Duration::from_secs(10);
+pub(super) const WRITE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How long an accepted connection may say nothing before its first message.
-const FIRST_MESSAGE: Duration = Duration::from_secs(60);
+pub(super) const FIRST_MESSAGE: Duration = Duration::from_secs(60);
 
 /// Pause after a failed accept, which is nearly always a lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -92,6 +94,8 @@ pub(crate) struct Streams {
     pub(crate) limits: Limits,
     pub(crate) patience: Patience,
     pub(crate) census: Arc<Census>,
+    /// The pages that may connect by WebSocket.
+    pub(crate) origins: Vec<String>,
     pub(crate) client_tls: ClientTls,
     pub(crate) next_connection: AtomicU64,
     pub(crate) tasks: TaskTracker,
@@ -100,7 +104,12 @@ pub(crate) struct Streams {
 
 impl Streams {
     /// Accepts connections until the stop. With `tls` they begin with its handshake.
-    pub(crate) async fn listen(self: Arc<Self>, listener: TcpListener, tls: Option<TlsAcceptor>) {
+    pub(crate) async fn listen(
+        self: Arc<Self>,
+        listener: TcpListener,
+        transport: Transport,
+        tls: Option<TlsAcceptor>,
+    ) {
         while let Some(accepted) = self.stop.run_until_cancelled(listener.accept()).await {
             let (stream, remote) = match accepted {
                 Ok(accepted) => accepted,
@@ -115,7 +124,11 @@ impl Streams {
                 metrics::counter!(telemetry::SIP_CONNECTIONS_REFUSED).increment(1);
                 continue;
             };
-            let serve = self.clone().accepted(stream, remote, tls.clone(), place);
+            let Ok(local) = prepare(&stream) else {
+                continue;
+            };
+            let flow = self.flow(transport, local, remote);
+            let serve = self.clone().accepted(stream, flow, tls.clone(), place);
             self.tasks.spawn(serve);
         }
     }
@@ -123,26 +136,41 @@ impl Streams {
     async fn accepted(
         self: Arc<Self>,
         stream: TcpStream,
-        remote: SocketAddr,
+        flow: Flow,
         tls: Option<TlsAcceptor>,
         _place: Place,
     ) {
-        let Ok(local) = prepare(&stream) else { return };
         let Some(acceptor) = tls else {
-            let flow = self.flow(Transport::Tcp, local, remote);
-            return self.serve(stream, flow, None).await;
+            return self.serve_accepted(stream, flow).await;
         };
         let handshake = timeout(self.patience.handshake, acceptor.accept(stream));
         match self.stop.run_until_cancelled(handshake).await {
-            Some(Ok(Ok(stream))) => {
-                let flow = self.flow(Transport::Tls, local, remote);
-                self.serve(stream, flow, None).await;
-            }
+            Some(Ok(Ok(stream))) => self.serve_accepted(stream, flow).await,
             Some(Ok(Err(error))) => {
                 metrics::counter!(telemetry::SIP_TLS_FAILED).increment(1);
-                debug!(%remote, %error, "A TLS handshake failed");
+                debug!(remote = %flow.remote, %error, "A TLS handshake failed");
             }
             Some(Err(_)) => metrics::counter!(telemetry::SIP_TLS_FAILED).increment(1),
+            None => {}
+        }
+    }
+
+    async fn serve_accepted<S>(&self, stream: S, flow: Flow)
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin,
+    {
+        if !flow.transport.is_websocket() {
+            return self.serve(stream, flow, None).await;
+        }
+        let handshake = websocket::accept(stream, &self.limits, &self.origins);
+        let handshake = timeout(self.patience.handshake, handshake);
+        match self.stop.run_until_cancelled(handshake).await {
+            Some(Ok(Ok(socket))) => self.serve_frames(socket, flow, None).await,
+            Some(Ok(Err(error))) => {
+                metrics::counter!(telemetry::SIP_WEBSOCKETS_FAILED).increment(1);
+                debug!(remote = %flow.remote, %error, "A WebSocket handshake failed");
+            }
+            Some(Err(_)) => metrics::counter!(telemetry::SIP_WEBSOCKETS_FAILED).increment(1),
             None => {}
         }
     }
@@ -155,7 +183,6 @@ impl Streams {
         remote: SocketAddr,
         server_name: Option<String>,
     ) {
-        let server_name = server_name.unwrap_or_else(|| remote.ip().to_string());
         let opening = timeout(
             self.patience.connect,
             self.open(transport, remote, server_name),
@@ -166,14 +193,8 @@ impl Streams {
             () = self.arrivals.closed() => return,
         };
         match opened {
-            Ok((Opened::Plain(stream), local)) => {
-                let flow = self.flow(transport, local, remote);
-                self.serve(stream, flow, Some(id)).await;
-            }
-            Ok((Opened::Tls(stream), local)) => {
-                let flow = self.flow(transport, local, remote);
-                self.serve(stream, flow, Some(id)).await;
-            }
+            Ok((Opened::Bytes(stream), flow)) => self.serve(stream, flow, Some(id)).await,
+            Ok((Opened::Frames(socket), flow)) => self.serve_frames(*socket, flow, Some(id)).await,
             Err(error) => {
                 metrics::counter!(telemetry::SIP_CONNECTS_FAILED).increment(1);
                 warn!(%remote, %transport, %error, "A connection cannot be opened");
@@ -186,22 +207,28 @@ impl Streams {
         &self,
         transport: Transport,
         remote: SocketAddr,
-        server_name: String,
-    ) -> io::Result<(Opened, SocketAddr)> {
+        server_name: Option<String>,
+    ) -> io::Result<(Opened, Flow)> {
         let stream = TcpStream::connect(remote).await?;
-        let local = prepare(&stream)?;
-        if transport == Transport::Tcp {
-            return Ok((Opened::Plain(stream), local));
+        let flow = self.flow(transport, prepare(&stream)?, remote);
+        let host = server_name.unwrap_or_else(|| remote.ip().to_string());
+        let stream: Box<dyn ByteStream> = if transport.is_secure() {
+            let connector = self
+                .client_tls
+                .connector()
+                .await
+                .map_err(io::Error::other)?;
+            let name = ServerName::try_from(host.clone())
+                .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+            Box::new(connector.connect(name, stream).await?)
+        } else {
+            Box::new(stream)
+        };
+        if !transport.is_websocket() {
+            return Ok((Opened::Bytes(stream), flow));
         }
-        let connector = self
-            .client_tls
-            .connector()
-            .await
-            .map_err(io::Error::other)?;
-        let name = ServerName::try_from(server_name)
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-        let stream = connector.connect(name, stream).await?;
-        Ok((Opened::Tls(Box::new(stream)), local))
+        let socket = websocket::connect(stream, &host, remote.port(), &self.limits).await?;
+        Ok((Opened::Frames(Box::new(socket)), flow))
     }
 
     /// Carries messages both ways until either ends.
@@ -291,7 +318,7 @@ impl Streams {
     }
 
     /// Waits for room in the driver's queue. `false` when the driver has gone.
-    async fn tell(&self, arrival: Arrival) -> bool {
+    pub(super) async fn tell(&self, arrival: Arrival) -> bool {
         self.arrivals.send(arrival).await.is_ok()
     }
 
@@ -306,9 +333,14 @@ impl Streams {
     }
 }
 
+/// TCP, or TLS on it.
+trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for S {}
+
 enum Opened {
-    Plain(TcpStream),
-    Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
+    Bytes(Box<dyn ByteStream>),
+    Frames(Box<WebSocketStream<Box<dyn ByteStream>>>),
 }
 
 /// Writes what is queued until the driver lets go, the peer stops reading, or the connection breaks.

@@ -40,6 +40,7 @@ async fn serve(pipe: usize, room: usize) -> Connection {
         limits: Limits::default(),
         patience: PATIENCE,
         census: Census::new(Vec::new(), 1, 1),
+        origins: Vec::new(),
         client_tls: ClientTls::new(None, false).unwrap(),
         next_connection: AtomicU64::new(1),
         tasks: TaskTracker::new(),

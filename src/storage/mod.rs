@@ -4,13 +4,20 @@
 //! The methods are named by what the service does, so that no transaction leaves the implementation.
 
 pub mod blob;
+pub mod changes;
+mod enrolment;
 pub mod sqlite;
 
 use async_trait::async_trait;
 
 use crate::domain::{
-    ApiToken, Mailbox, Message, MessageId, MissedCall, Msisdn, NewMessage, Private, Subscriber,
-    SubscriberId, Timestamp, TokenId,
+    ApiToken, Departure, DepartureCause, Grant, Mailbox, Message, MessageId, MissedCall, Msisdn,
+    NewMessage, Private, Registration, Subscriber, SubscriberId, Timestamp, TokenId,
+};
+use crate::storage::changes::Changes;
+
+pub use crate::storage::enrolment::{
+    DepartureProgress, Enrolled, NewEnrolment, NewSession, RegistrationChange, SealGrant,
 };
 
 /// Why the storage could not do what was asked.
@@ -251,6 +258,8 @@ pub trait Storage: Send + Sync + 'static {
         id: MessageId,
         now: Timestamp,
     ) -> Result<bool, StorageError>;
+    /// Where every message that is stored, marked or deleted through this storage is told.
+    fn changes(&self) -> &Changes;
     /// Counts of a box.
     async fn counts(&self, subscriber: SubscriberId) -> Result<Counts, StorageError>;
     /// Calls that left no message, newest first.
@@ -279,11 +288,125 @@ pub trait Storage: Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<Option<Subscriber>, StorageError>;
 
+    /// Keeps, in one transaction, who has proved to be whom: finds or adds the subscriber of the verified
+    /// number, binds the account to him, stores the grant, sealed for him, in the place of the one before, and
+    /// wants a registration now, as a new row.
+    ///
+    /// * The same account with another number: he is renumbered and keeps his messages; the old number's
+    ///   registration and grant are left to a departure. What lay in a box of the new number that was no
+    ///   account's is his as well.
+    /// * The same number with another account of that issuer: the former subscriber departs, and his
+    ///   messages are never seen by the new one.
+    /// * A number that is no account's (the operator added it), or of another issuer's only, is bound.
+    /// * One who has left and is not erased yet comes back.
+    async fn enrol(
+        &self,
+        enrolment: &NewEnrolment,
+        seal: SealGrant<'_>,
+        now: Timestamp,
+    ) -> Result<Enrolled, StorageError>;
+    /// The grant of a subscriber who has one and has not left.
+    async fn grant(&self, of: SubscriberId) -> Result<Option<Grant>, StorageError>;
+    /// Replaces the grant that has version `if_version`, also when it has moved into a departure meanwhile.
+    /// It is durable when this returns. False where there is no such grant any more: somebody replaced it.
+    async fn replace_grant(
+        &self,
+        of: SubscriberId,
+        sealed: &[u8],
+        if_version: i64,
+    ) -> Result<bool, StorageError>;
+    /// The keys that sealed the grants of subscribers: what these begin with.
+    async fn keys_of_grants(&self) -> Result<Vec<[u8; 4]>, StorageError>;
+    /// Grants of subscribers that begin with `key_id` (the key that sealed them), in the order of the
+    /// subscribers' ids, from after `after`.
+    async fn grants_sealed_by(
+        &self,
+        key_id: [u8; 4],
+        after: Option<SubscriberId>,
+        limit: u32,
+    ) -> Result<Vec<(SubscriberId, Grant)>, StorageError>;
+    /// Stores grants that were sealed anew and are the same otherwise, in one transaction; one that has been
+    /// replaced meanwhile is left. The version stays, so that a refresh under way is not lost. How many
+    /// were stored.
+    async fn store_sealed_anew(
+        &self,
+        grants: &[(SubscriberId, Grant)],
+    ) -> Result<u64, StorageError>;
+
+    /// The registration of a subscriber.
+    async fn registration(&self, of: SubscriberId) -> Result<Option<Registration>, StorageError>;
+    /// When the registration of a subscriber was wanted last: he signed in, or was added.
+    async fn wanted_since(&self, of: SubscriberId) -> Result<Option<Timestamp>, StorageError>;
+    /// Registrations after `seq`, in the order of their rows.
+    async fn registrations_after(
+        &self,
+        seq: i64,
+        limit: u32,
+    ) -> Result<Vec<Registration>, StorageError>;
+    /// Notes how registrations stand, in one transaction. One whose row is gone is skipped.
+    async fn note_registrations(&self, changes: &[RegistrationChange]) -> Result<(), StorageError>;
+    /// Wants a registration for subscribers who have none, at most `limit`; how many they were.
+    async fn register_everyone(
+        &self,
+        sip_uri: &str,
+        now: Timestamp,
+        limit: u32,
+    ) -> Result<u64, StorageError>;
+
+    /// Keeps a session of a browser; its secret only as its hash.
+    async fn add_session(&self, session: &NewSession) -> Result<(), StorageError>;
+    /// The subscriber whose session has this hash, if it has not ended.
+    async fn subscriber_by_session(
+        &self,
+        hash: &[u8; 32],
+        now: Timestamp,
+    ) -> Result<Option<Subscriber>, StorageError>;
+    /// Ends a session, if it is there.
+    async fn end_session(&self, hash: &[u8; 32]) -> Result<(), StorageError>;
+    /// Ends all sessions of a subscriber.
+    async fn end_sessions(&self, of: SubscriberId) -> Result<(), StorageError>;
+
+    /// Lets a subscriber go, in one transaction: his sessions and API tokens end, his registration and
+    /// grant move into the departure, his mailbox takes no calls, he is not listed, and his number is
+    /// free. With `erase_at` not after `now` he is erased as well. One who is leaving already is erased at
+    /// the earlier of both times. `None` where there is nobody. The departure as it is now; it may have
+    /// nothing left to do, and is not kept then.
+    async fn depart(
+        &self,
+        of: SubscriberId,
+        cause: DepartureCause,
+        erase_at: Timestamp,
+        now: Timestamp,
+    ) -> Result<Option<Departure>, StorageError>;
+    /// Departures from `number` that are not done, oldest first.
+    async fn departures_of(&self, number: &Msisdn) -> Result<Vec<Departure>, StorageError>;
+    /// Departures with something to be done by now at the core or the identity server, first due first.
+    async fn departures_due(
+        &self,
+        now: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<Departure>, StorageError>;
+    /// Notes what has been done for a departure; it goes when nothing is left. Should the number have been
+    /// wanted again while its registration was being deleted, it is wanted once more.
+    async fn note_departure(
+        &self,
+        departure: &Departure,
+        progress: &DepartureProgress,
+        now: Timestamp,
+    ) -> Result<(), StorageError>;
+    /// Erases subscribers who have left and whose time has come, at most `limit`; how many they were.
+    async fn erase_departed(&self, now: Timestamp, limit: u32) -> Result<u64, StorageError>;
+    /// Keeps, until `ends_at`, the hash of a secret that may come back once: with a browser that was sent
+    /// elsewhere.
+    async fn add_return(&self, hash: &[u8; 32], ends_at: Timestamp) -> Result<(), StorageError>;
+    /// Takes such a hash. False where there is none, or it has ended.
+    async fn take_return(&self, hash: &[u8; 32], now: Timestamp) -> Result<bool, StorageError>;
+
     /// The oldest notifications of the outbox.
     async fn notifications_due(&self, limit: u32) -> Result<Vec<Notification>, StorageError>;
     /// Takes a notification off the outbox.
     async fn notification_done(&self, id: i64) -> Result<(), StorageError>;
-    /// Deletes messages and missed calls received before `before`, at most `limit`, and tokens and
+    /// Deletes messages and missed calls received before `before`, at most `limit`, and tokens, sessions and
     /// outbox rows that ended with them; recordings are queued for deletion. How many rows went:
     /// `limit` means that there may be more. When there
     /// are no more, nothing that was deleted is left in the database's files, where nobody is reading.

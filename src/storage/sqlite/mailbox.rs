@@ -46,6 +46,10 @@ pub(super) const COUNTS: &str = "
     SELECT count(*) AS messages, count(*) FILTER (WHERE read = 0) AS unread,
            coalesce(sum(size_bytes), 0) AS bytes
     FROM messages WHERE subscriber_id = ?1";
+pub(super) const MOVE_MESSAGES: &str =
+    "UPDATE messages SET subscriber_id = ?2 WHERE subscriber_id = ?1";
+pub(super) const MOVE_MISSED_CALLS: &str =
+    "UPDATE missed_calls SET subscriber_id = ?2 WHERE subscriber_id = ?1";
 pub(super) const MISSED_CALLS: &str = "
     SELECT * FROM missed_calls
     WHERE subscriber_id = ?1 AND id < ?2
@@ -155,29 +159,29 @@ pub(super) async fn message(
     row.as_ref().map(message_of).transpose()
 }
 
-/// The version grows only where the mark changes.
+/// The message as it is then, and whether the mark changed; only then the version grows.
 pub(super) async fn mark_read(
     db: &mut SqliteConnection,
     subscriber: SubscriberId,
     id: MessageId,
     read: bool,
     if_version: Option<i64>,
-) -> Result<Changed, Failure> {
+) -> Result<(Changed, bool), Failure> {
     let Some(found) = message(db, subscriber, id).await? else {
-        return Ok(Changed::NotFound);
+        return Ok((Changed::NotFound, false));
     };
     if if_version.is_some_and(|version| version != found.version) {
-        return Ok(Changed::Conflict);
+        return Ok((Changed::Conflict, false));
     }
     if found.read == read {
-        return Ok(Changed::Done(Box::new(found)));
+        return Ok((Changed::Done(Box::new(found)), false));
     }
     let row = sqlx::query(MARK)
         .bind(id.as_bytes().as_slice())
         .bind(read)
         .fetch_one(db)
         .await?;
-    Ok(Changed::Done(Box::new(message_of(&row)?)))
+    Ok((Changed::Done(Box::new(message_of(&row)?)), true))
 }
 
 pub(super) async fn delete(
@@ -211,6 +215,22 @@ pub(super) async fn bury(
         .execute(&mut *db)
         .await?;
     sqlx::query(DELETE).bind(id).execute(db).await?;
+    Ok(())
+}
+
+/// Moves everything that lies in the box of one subscriber into that of another.
+pub(super) async fn move_all(
+    db: &mut SqliteConnection,
+    from: SubscriberId,
+    to: SubscriberId,
+) -> Result<(), Failure> {
+    for statement in [MOVE_MESSAGES, MOVE_MISSED_CALLS] {
+        sqlx::query(statement)
+            .bind(from.as_bytes().as_slice())
+            .bind(to.as_bytes().as_slice())
+            .execute(&mut *db)
+            .await?;
+    }
     Ok(())
 }
 

@@ -6,103 +6,45 @@
 //! write-ahead log with the next sweep. Here stand the transactions; the statements stand in
 //! the modules beside this one, each for its tables.
 
+mod departures;
 mod deposits;
+mod enrolment;
 mod mailbox;
+mod open;
 mod outbox;
 mod record;
+mod registrations;
+mod sessions;
 mod subscribers;
 mod tokens;
 mod writer;
 
-use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
-    SqliteSynchronous,
-};
-use sqlx::{ConnectOptions, Connection, SqlSafeStr};
-use tokio::time;
+use sqlx::sqlite::{SqliteConnection, SqlitePool, SqlitePoolOptions};
 
 use crate::domain::{
-    ApiToken, Mailbox, Message, MessageId, MissedCall, Msisdn, NewMessage, Subscriber,
-    SubscriberId, Timestamp, TokenId,
+    ApiToken, Departure, DepartureCause, Grant, Mailbox, Message, MessageId, MissedCall, Msisdn,
+    NewMessage, Registration, Subscriber, SubscriberId, Timestamp, TokenId,
 };
+use crate::storage::changes::{ChangeKind, Changes};
 use crate::storage::{
-    Added, Changed, Counts, DepositError, Deposited, MessageFilter, NewSubscriber, NewToken,
-    Notification, SettingsChange, Storage, StorageError,
+    Added, Changed, Counts, DepartureProgress, DepositError, Deposited, Enrolled, MessageFilter,
+    NewEnrolment, NewSession, NewSubscriber, NewToken, Notification, RegistrationChange, SealGrant,
+    SettingsChange, Storage, StorageError,
 };
 
 use deposits::{Deposit, Deposits};
 use record::Failure;
 use writer::Writer;
 
+pub use crate::storage::sqlite::open::OpenError;
+
 /// How long a call waits for a lock that somebody else holds.
 const LOCK_DEADLINE: Duration = Duration::from_secs(5);
 /// Reading connections; each is a thread while it is open.
 const READERS: u32 = 8;
-/// After a burst of writes the write-ahead log is cut back to this many bytes.
-const WAL_SIZE_LIMIT: &str = "67108864";
-
-/// The steps of the schema: version, name, statements.
-const MIGRATIONS: &[(i64, &str, &str)] = &[(
-    1,
-    "initial",
-    include_str!("../../../migrations/0001_initial.sql"),
-)];
-
-/// Why the database could not be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The URL names no SQLite file.
-    #[error("database_url {0:?} names no SQLite file: write it as sqlite://path/to/aftertone.db")]
-    NotAFile(String),
-    /// The file, or the folder it lies in, cannot be created or opened.
-    #[error("could not create or open {}: check that its folder may be written", path.display())]
-    File {
-        /// The file or folder.
-        path: PathBuf,
-        /// The cause.
-        #[source]
-        source: io::Error,
-    },
-    /// SQLite cannot use the file.
-    #[error(
-        "could not open the database {}: if it is damaged, restore a backup, or move it away to begin anew",
-        path.display()
-    )]
-    Database {
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        #[source]
-        source: sqlx::Error,
-    },
-    /// The file has been used by a later version of the program.
-    #[error(
-        "the database {} was used by a newer version (its schema has step {step}): \
-         install that version again, or restore a backup", path.display()
-    )]
-    Newer {
-        /// The file.
-        path: PathBuf,
-        /// The step of the schema that is not known here.
-        step: i64,
-    },
-    /// The schema cannot be brought up to date.
-    #[error("could not bring the schema of the database {} up to date", path.display())]
-    Schema {
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        #[source]
-        source: MigrateError,
-    },
-}
 
 /// The database of the service in one SQLite file.
 #[derive(Debug)]
@@ -110,6 +52,7 @@ pub struct SqliteStorage {
     writer: Writer,
     deposits: Deposits,
     readers: SqlitePool,
+    changes: Changes,
 }
 
 impl SqliteStorage {
@@ -121,24 +64,7 @@ impl SqliteStorage {
 
     /// As [`SqliteStorage::open`], but waits for locks up to `lock_deadline`.
     async fn open_waiting(url: &str, lock_deadline: Duration) -> Result<Self, OpenError> {
-        let options = options_of(url).ok_or_else(|| OpenError::NotAFile(url.into()))?;
-        let options = options.busy_timeout(lock_deadline);
-        let path = options.get_filename().to_path_buf();
-        create_file(&path)?;
-
-        let mut connection = connect_first(&options, lock_deadline)
-            .await
-            .map_err(|source| OpenError::Database {
-                path: path.clone(),
-                source,
-            })?;
-        migrate(&mut connection)
-            .await
-            .map_err(|source| match source {
-                MigrateError::VersionMissing(step) => OpenError::Newer { path, step },
-                source => OpenError::Schema { path, source },
-            })?;
-
+        let (options, connection) = open::open(url, lock_deadline).await?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
             .acquire_timeout(lock_deadline)
@@ -148,6 +74,7 @@ impl SqliteStorage {
             writer: Writer::new(options, connection, lock_deadline),
             deposits: Deposits::default(),
             readers,
+            changes: Changes::default(),
         })
     }
 
@@ -194,87 +121,6 @@ impl SqliteStorage {
     }
 }
 
-fn options_of(url: &str) -> Option<SqliteConnectOptions> {
-    let name = url.strip_prefix("sqlite:")?;
-    let name = name.strip_prefix("//").unwrap_or(name);
-    if name.is_empty() || name.starts_with(":memory:") || name.contains("mode=memory") {
-        return None;
-    }
-    let options: SqliteConnectOptions = url.parse().ok()?;
-    Some(
-        options
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .foreign_keys(true)
-            .pragma("journal_size_limit", WAL_SIZE_LIMIT)
-            .pragma("secure_delete", "ON")
-            .thread_name(|n| format!("sqlite-{n}"))
-            .disable_statement_logging(),
-    )
-}
-
-/// Creates the file, so that only this user may read it: it holds who called whom. SQLite gives the
-/// files it puts beside it the same permissions.
-fn create_file(path: &Path) -> Result<(), OpenError> {
-    let at = |path: &Path| {
-        let path = path.to_path_buf();
-        move |source| OpenError::File { path, source }
-    };
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty());
-    if let Some(folder) = folder {
-        let mut builder = std::fs::DirBuilder::new();
-        builder
-            .recursive(true)
-            .mode(0o700)
-            .create(folder)
-            .map_err(at(folder))?;
-    }
-    let mut file = std::fs::OpenOptions::new();
-    file.read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600);
-    file.open(path).map_err(at(path))?;
-    let folder = folder.unwrap_or(Path::new("."));
-    std::fs::File::open(folder)
-        .and_then(|folder| folder.sync_all())
-        .map_err(at(folder))
-}
-
-/// Connects, and waits where another process is doing the same to a new file: for the switch to
-/// write-ahead logging SQLite itself does not wait.
-async fn connect_first(
-    options: &SqliteConnectOptions,
-    wait: Duration,
-) -> Result<SqliteConnection, sqlx::Error> {
-    let deadline = time::Instant::now() + wait;
-    loop {
-        match options.connect().await {
-            Err(error) if record::is_busy(&error) && time::Instant::now() < deadline => {
-                time::sleep(Duration::from_millis(10)).await;
-            }
-            result => return result,
-        }
-    }
-}
-
-/// Applies the steps that are due, in one transaction, so that two processes do not both try.
-async fn migrate(connection: &mut SqliteConnection) -> Result<(), MigrateError> {
-    let steps = MIGRATIONS.iter().map(|&(version, name, sql)| {
-        let sql = sql.into_sql_str();
-        Migration::new(version, name.into(), MigrationType::Simple, sql, false)
-    });
-    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
-    Migrator::with_migrations(steps.collect())
-        .run(&mut *transaction)
-        .await?;
-    transaction.commit().await?;
-    Ok(())
-}
-
 #[async_trait]
 impl Storage for SqliteStorage {
     async fn mailbox_of_first(&self, numbers: &[Msisdn]) -> Result<Option<Mailbox>, StorageError> {
@@ -286,9 +132,15 @@ impl Storage for SqliteStorage {
 
     async fn deposit(&self, message: &NewMessage) -> Result<Deposited, DepositError> {
         let attempted = format!("store message {}", message.id);
-        self.store(&attempted, Deposit::Message(message.clone()))
+        let deposited = self
+            .store(&attempted, Deposit::Message(message.clone()))
             .await?
-            .ok_or(DepositError::NoSubscriber(message.id))
+            .ok_or(DepositError::NoSubscriber(message.id))?;
+        if deposited == Deposited::Stored {
+            self.changes
+                .tell(message.subscriber, message.id, ChangeKind::Stored);
+        }
+        Ok(deposited)
     }
 
     async fn deposit_missed_call(&self, call: &MissedCall) -> Result<(), DepositError> {
@@ -343,10 +195,13 @@ impl Storage for SqliteStorage {
         id: SubscriberId,
         now: Timestamp,
     ) -> Result<bool, StorageError> {
-        self.write("remove a subscriber", async |db| {
-            subscribers::remove(db, id, now).await
-        })
-        .await
+        let removed = self
+            .write("remove a subscriber", async |db| {
+                subscribers::remove(db, id, now).await
+            })
+            .await?;
+        self.changes.close(id);
+        Ok(removed)
     }
 
     async fn change_settings(
@@ -402,10 +257,18 @@ impl Storage for SqliteStorage {
         if_version: Option<i64>,
     ) -> Result<Changed, StorageError> {
         let attempted = format!("mark message {id}");
-        self.write(&attempted, async |db| {
-            mailbox::mark_read(db, subscriber, id, read, if_version).await
-        })
-        .await
+        let (changed, is_other) = self
+            .write(&attempted, async |db| {
+                mailbox::mark_read(db, subscriber, id, read, if_version).await
+            })
+            .await?;
+        if let Changed::Done(message) = &changed
+            && is_other
+        {
+            let kind = ChangeKind::Updated(message.version);
+            self.changes.tell(subscriber, id, kind);
+        }
+        Ok(changed)
     }
 
     async fn delete_message(
@@ -415,10 +278,19 @@ impl Storage for SqliteStorage {
         now: Timestamp,
     ) -> Result<bool, StorageError> {
         let attempted = format!("delete message {id}");
-        self.write(&attempted, async |db| {
-            mailbox::delete(db, subscriber, id, now).await
-        })
-        .await
+        let deleted = self
+            .write(&attempted, async |db| {
+                mailbox::delete(db, subscriber, id, now).await
+            })
+            .await?;
+        if deleted {
+            self.changes.tell(subscriber, id, ChangeKind::Deleted);
+        }
+        Ok(deleted)
+    }
+
+    fn changes(&self) -> &Changes {
+        &self.changes
     }
 
     async fn counts(&self, subscriber: SubscriberId) -> Result<Counts, StorageError> {
@@ -490,6 +362,203 @@ impl Storage for SqliteStorage {
         Ok(Some(holder.subscriber))
     }
 
+    async fn enrol(
+        &self,
+        enrolment: &NewEnrolment,
+        seal: SealGrant<'_>,
+        now: Timestamp,
+    ) -> Result<Enrolled, StorageError> {
+        self.write("enrol a subscriber", async |db| {
+            enrolment::enrol(db, enrolment, seal, now).await
+        })
+        .await
+    }
+
+    async fn grant(&self, of: SubscriberId) -> Result<Option<Grant>, StorageError> {
+        self.read("find a grant", async |db| enrolment::grant(db, of).await)
+            .await
+    }
+
+    async fn replace_grant(
+        &self,
+        of: SubscriberId,
+        sealed: &[u8],
+        if_version: i64,
+    ) -> Result<bool, StorageError> {
+        self.write("replace a grant", async |db| {
+            enrolment::replace_grant(db, of, sealed, if_version).await
+        })
+        .await
+    }
+
+    async fn keys_of_grants(&self) -> Result<Vec<[u8; 4]>, StorageError> {
+        self.read("list the keys of grants", async |db| {
+            enrolment::keys_of_grants(db).await
+        })
+        .await
+    }
+
+    async fn grants_sealed_by(
+        &self,
+        key_id: [u8; 4],
+        after: Option<SubscriberId>,
+        limit: u32,
+    ) -> Result<Vec<(SubscriberId, Grant)>, StorageError> {
+        self.read("list grants", async |db| {
+            enrolment::grants_sealed_by(db, key_id, after, limit).await
+        })
+        .await
+    }
+
+    async fn store_sealed_anew(
+        &self,
+        grants: &[(SubscriberId, Grant)],
+    ) -> Result<u64, StorageError> {
+        self.write("store grants that were sealed anew", async |db| {
+            enrolment::store_sealed_anew(db, grants).await
+        })
+        .await
+    }
+
+    async fn registration(&self, of: SubscriberId) -> Result<Option<Registration>, StorageError> {
+        self.read("find a registration", async |db| {
+            registrations::of(db, of).await
+        })
+        .await
+    }
+
+    async fn wanted_since(&self, of: SubscriberId) -> Result<Option<Timestamp>, StorageError> {
+        self.read("find when a registration was wanted", async |db| {
+            registrations::wanted_since(db, of).await
+        })
+        .await
+    }
+
+    async fn registrations_after(
+        &self,
+        seq: i64,
+        limit: u32,
+    ) -> Result<Vec<Registration>, StorageError> {
+        self.read("list registrations", async |db| {
+            registrations::after(db, seq, limit).await
+        })
+        .await
+    }
+
+    async fn note_registrations(&self, changes: &[RegistrationChange]) -> Result<(), StorageError> {
+        self.write("note registrations", async |db| {
+            registrations::note(db, changes).await
+        })
+        .await
+    }
+
+    async fn register_everyone(
+        &self,
+        sip_uri: &str,
+        now: Timestamp,
+        limit: u32,
+    ) -> Result<u64, StorageError> {
+        self.write("register subscribers", async |db| {
+            registrations::register_everyone(db, sip_uri, now, limit).await
+        })
+        .await
+    }
+
+    async fn add_session(&self, session: &NewSession) -> Result<(), StorageError> {
+        self.write("store a session", async |db| {
+            sessions::add(db, session).await
+        })
+        .await
+    }
+
+    async fn subscriber_by_session(
+        &self,
+        hash: &[u8; 32],
+        now: Timestamp,
+    ) -> Result<Option<Subscriber>, StorageError> {
+        self.read("check a session", async |db| {
+            sessions::holder(db, hash, now).await
+        })
+        .await
+    }
+
+    async fn end_session(&self, hash: &[u8; 32]) -> Result<(), StorageError> {
+        self.write("end a session", async |db| sessions::end(db, hash).await)
+            .await
+    }
+
+    async fn end_sessions(&self, of: SubscriberId) -> Result<(), StorageError> {
+        self.write("end sessions", async |db| sessions::end_all(db, of).await)
+            .await
+    }
+
+    async fn depart(
+        &self,
+        of: SubscriberId,
+        cause: DepartureCause,
+        erase_at: Timestamp,
+        now: Timestamp,
+    ) -> Result<Option<Departure>, StorageError> {
+        let departure = self
+            .write("let a subscriber go", async |db| {
+                departures::depart(db, of, cause, erase_at, now).await
+            })
+            .await?;
+        self.changes.close(of);
+        Ok(departure)
+    }
+
+    async fn departures_of(&self, number: &Msisdn) -> Result<Vec<Departure>, StorageError> {
+        self.read("find departures", async |db| {
+            departures::of_number(db, number).await
+        })
+        .await
+    }
+
+    async fn departures_due(
+        &self,
+        now: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<Departure>, StorageError> {
+        self.read("list departures", async |db| {
+            departures::due(db, now, limit).await
+        })
+        .await
+    }
+
+    async fn note_departure(
+        &self,
+        departure: &Departure,
+        progress: &DepartureProgress,
+        now: Timestamp,
+    ) -> Result<(), StorageError> {
+        self.write("note a departure", async |db| {
+            departures::note(db, departure, progress, now).await
+        })
+        .await
+    }
+
+    async fn erase_departed(&self, now: Timestamp, limit: u32) -> Result<u64, StorageError> {
+        self.write("erase who has left", async |db| {
+            departures::erase(db, now, limit).await
+        })
+        .await
+    }
+
+    async fn add_return(&self, hash: &[u8; 32], ends_at: Timestamp) -> Result<(), StorageError> {
+        self.write("await a return", async |db| {
+            sessions::add_return(db, hash, ends_at).await
+        })
+        .await
+    }
+
+    async fn take_return(&self, hash: &[u8; 32], now: Timestamp) -> Result<bool, StorageError> {
+        self.write("take a return", async |db| {
+            sessions::take_return(db, hash, now).await
+        })
+        .await
+    }
+
     async fn notifications_due(&self, limit: u32) -> Result<Vec<Notification>, StorageError> {
         self.read("list notifications", async |db| {
             outbox::due(db, limit).await
@@ -515,6 +584,10 @@ impl Storage for SqliteStorage {
                 outbox::expire(db, before, now, limit).await
             })
             .await?;
+        for (subscriber, message) in expired.messages {
+            self.changes.tell(subscriber, message, ChangeKind::Deleted);
+        }
+        let expired = expired.rows;
         if expired < u64::from(limit)
             && let Err(error) = self.writer.empty_log().await
         {

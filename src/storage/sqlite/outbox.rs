@@ -21,13 +21,19 @@ pub(super) const BLOBS: &str =
     "SELECT key FROM blob_deletions WHERE due_at <= ?1 ORDER BY id LIMIT ?2";
 pub(super) const BLOB_DELETED: &str = "DELETE FROM blob_deletions WHERE key = ?1";
 pub(super) const OLD_MESSAGES: &str =
-    "SELECT id FROM messages WHERE received_at < ?1 ORDER BY received_at LIMIT ?2";
+    "SELECT id, subscriber_id FROM messages WHERE received_at < ?1 ORDER BY received_at LIMIT ?2";
 pub(super) const EXPIRE_MISSED_CALLS: &str = "
     DELETE FROM missed_calls WHERE id IN
         (SELECT id FROM missed_calls WHERE received_at < ?1 ORDER BY received_at LIMIT ?2)";
 pub(super) const EXPIRE_TOKENS: &str = "
     DELETE FROM api_tokens WHERE id IN
         (SELECT id FROM api_tokens WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2)";
+pub(super) const EXPIRE_SESSIONS: &str = "
+    DELETE FROM sessions WHERE hash IN
+        (SELECT hash FROM sessions WHERE ends_at <= ?1 ORDER BY ends_at LIMIT ?2)";
+pub(super) const EXPIRE_RETURNS: &str = "
+    DELETE FROM awaited_returns WHERE hash IN
+        (SELECT hash FROM awaited_returns WHERE ends_at <= ?1 ORDER BY ends_at LIMIT ?2)";
 pub(super) const EXPIRE_DELETED: &str = "
     DELETE FROM deleted_messages WHERE id IN
         (SELECT id FROM deleted_messages WHERE deleted_at < ?1 ORDER BY deleted_at LIMIT ?2)";
@@ -87,33 +93,47 @@ pub(super) async fn blob_deleted(db: &mut SqliteConnection, key: &str) -> Result
     Ok(())
 }
 
+/// What was too old.
+pub(super) struct Expired {
+    /// How many rows went, the messages among them.
+    pub(super) rows: u64,
+    /// The messages that went, and whose they were.
+    pub(super) messages: Vec<(SubscriberId, MessageId)>,
+}
+
 /// Deletes what is too old, messages first, up to `limit` rows in all.
 pub(super) async fn expire(
     db: &mut SqliteConnection,
     before: Timestamp,
     now: Timestamp,
     limit: u32,
-) -> Result<u64, Failure> {
+) -> Result<Expired, Failure> {
     let limit = i64::from(limit);
-    let messages = sqlx::query(OLD_MESSAGES)
+    let old = sqlx::query(OLD_MESSAGES)
         .bind(before.as_millis())
         .bind(limit)
         .fetch_all(&mut *db)
         .await?;
-    for row in &messages {
-        mailbox::bury(db, mailbox::message_id_of(row)?, now).await?;
+    let mut messages = Vec::with_capacity(old.len());
+    for row in &old {
+        let id = mailbox::message_id_of(row)?;
+        mailbox::bury(db, id, now).await?;
+        let subscriber = Record::new("message", row).bytes("subscriber_id")?;
+        messages.push((SubscriberId::from_bytes(subscriber), id));
     }
-    let mut gone = messages.len() as u64;
+    let mut rows = messages.len() as u64;
     for (statement, before) in [
         (EXPIRE_MISSED_CALLS, before),
         (EXPIRE_TOKENS, now),
+        (EXPIRE_SESSIONS, now),
+        (EXPIRE_RETURNS, now),
         (EXPIRE_DELETED, before),
     ] {
-        let left = limit.saturating_sub_unsigned(gone);
+        let left = limit.saturating_sub_unsigned(rows);
         let query = sqlx::query(statement).bind(before.as_millis()).bind(left);
-        gone += query.execute(&mut *db).await?.rows_affected();
+        rows += query.execute(&mut *db).await?.rows_affected();
     }
-    Ok(gone)
+    Ok(Expired { rows, messages })
 }
 
 pub(super) async fn probe_write(db: &mut SqliteConnection) -> Result<(), Failure> {

@@ -85,9 +85,17 @@ impl<'r> Record<'r> {
     pub(super) fn corrupt(&self, column: &str) -> Failure {
         let id = match self.row.try_get::<Vec<u8>, _>("id") {
             Ok(id) => id.iter().map(|byte| format!("{byte:02x}")).collect(),
-            Err(_) => String::from("of unknown id"),
+            Err(_) => match self.number_of_row() {
+                Some(number) => number.to_string(),
+                None => String::from("of unknown id"),
+            },
         };
         Failure::Corrupt(format!("{column} of {} {id}", self.kind))
+    }
+
+    fn number_of_row(&self) -> Option<i64> {
+        let number = self.row.try_get("id").or_else(|_| self.row.try_get("seq"));
+        number.ok()
     }
 
     fn get<T>(&self, column: &str) -> Result<T, Failure>
@@ -100,6 +108,14 @@ impl<'r> Record<'r> {
     pub(super) fn bytes<const N: usize>(&self, column: &str) -> Result<[u8; N], Failure> {
         let bytes: &[u8] = self.get(column)?;
         bytes.try_into().map_err(|_| self.corrupt(column))
+    }
+
+    pub(super) fn blob(&self, column: &str) -> Result<Vec<u8>, Failure> {
+        self.get(column)
+    }
+
+    pub(super) fn optional_blob(&self, column: &str) -> Result<Option<Vec<u8>>, Failure> {
+        self.get(column)
     }
 
     pub(super) fn text(&self, column: &str) -> Result<String, Failure> {

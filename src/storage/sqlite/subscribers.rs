@@ -21,7 +21,8 @@ pub(super) const MAILBOX: &str = "
         WHERE subscriber_id = (SELECT id FROM subscribers WHERE number = ?1)
     ) AS box
     WHERE number = ?1";
-pub(super) const BY_ID: &str = "SELECT * FROM subscribers WHERE id = ?1";
+/// The number of one who has left does not begin with a plus and sorts before every number that does.
+pub(super) const BY_ID: &str = "SELECT * FROM subscribers WHERE id = ?1 AND number >= '+'";
 pub(super) const BY_NUMBER: &str = "SELECT * FROM subscribers WHERE number = ?1";
 pub(super) const LIST: &str =
     "SELECT * FROM subscribers WHERE number > ?1 ORDER BY number LIMIT ?2";
@@ -32,7 +33,7 @@ pub(super) const CHANGE: &str = "
         language = coalesce(?3, language),
         max_message_secs = CASE WHEN ?4 THEN ?5 ELSE max_message_secs END,
         notify = coalesce(?6, notify)
-    WHERE id = ?1
+    WHERE id = ?1 AND number >= '+'
     RETURNING *";
 pub(super) const GREETING: &str = "SELECT greeting FROM subscribers WHERE id = ?1";
 pub(super) const SET_GREETING: &str = "UPDATE subscribers SET greeting = ?2 WHERE id = ?1";
@@ -127,7 +128,7 @@ pub(super) async fn list(
     after: Option<&Msisdn>,
     limit: u32,
 ) -> Result<Vec<Subscriber>, Failure> {
-    let after = after.map_or("", Msisdn::e164);
+    let after = after.map_or("+", Msisdn::e164);
     let rows = sqlx::query(LIST)
         .bind(after)
         .bind(limit)
@@ -198,6 +199,17 @@ pub(super) async fn set_greeting(
         .execute(db)
         .await?;
     Ok(())
+}
+
+/// What stands in the place of the number of one who has left and is not erased yet: his number is
+/// free for another, no lookup by number finds him, and he sorts before everybody.
+pub(super) fn number_of_who_left(id: SubscriberId) -> String {
+    format!("#{id}")
+}
+
+/// Whether that stands there.
+pub(super) fn has_left(number: &str) -> bool {
+    number.starts_with('#')
 }
 
 /// Reads a row of `subscribers`.

@@ -18,10 +18,11 @@ pub(super) const OF: &str = "
     FROM api_tokens WHERE subscriber_id = ?1 ORDER BY id";
 pub(super) const REVOKE: &str =
     "DELETE FROM api_tokens WHERE id = ?1 AND (?2 IS NULL OR subscriber_id = ?2)";
+pub(super) const REVOKE_ALL: &str = "DELETE FROM api_tokens WHERE subscriber_id = ?1";
 pub(super) const HOLDER: &str = "
     SELECT subscribers.*, api_tokens.last_used_at
     FROM api_tokens JOIN subscribers ON subscribers.id = api_tokens.subscriber_id
-    WHERE api_tokens.hash = ?1
+    WHERE api_tokens.hash = ?1 AND subscribers.number >= '+'
       AND (api_tokens.expires_at IS NULL OR api_tokens.expires_at > ?2)";
 pub(super) const NOTE_USE: &str = "UPDATE api_tokens SET last_used_at = ?2 WHERE hash = ?1";
 
@@ -66,6 +67,14 @@ pub(super) async fn revoke(
         .execute(db)
         .await?;
     Ok(done.rows_affected() > 0)
+}
+
+pub(super) async fn revoke_all(db: &mut SqliteConnection, of: SubscriberId) -> Result<(), Failure> {
+    sqlx::query(REVOKE_ALL)
+        .bind(of.as_bytes().as_slice())
+        .execute(db)
+        .await?;
+    Ok(())
 }
 
 pub(super) async fn holder(

@@ -15,12 +15,14 @@ use tokio::time::Instant;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::Instrument;
 
+use crate::http::pages::notice::Notice;
 use crate::http::problem::{ApiError, problem};
 use crate::http::random::Random;
 use crate::http::secret;
 use crate::telemetry;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
 /// What the service takes on at once, and for how long.
 #[derive(Clone)]
@@ -89,24 +91,31 @@ async fn admit(State(admission): State<Admission>, request: Request, next: Next)
         .unwrap_or_else(|_| ApiError::Deadline.into_response())
 }
 
-/// Makes a problem of an error that some layer answered in its own words (405 of the router, say),
+/// Makes a problem of an error that some layer answered in its own words (405 of the router, say; a
+/// page speaks for itself),
 /// and adds the headers that every response bears.
 pub(crate) async fn finish(response: Response) -> Response {
     let mut response = as_problem(response);
     let headers = response.headers_mut();
     for (name, value) in [
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        // A recording is nothing that a page of another origin can embed by the cookie of a session.
+        (RESOURCE_POLICY, "same-origin"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    // A page has a policy of its own.
+    for (name, value) in [
         (
             header::CONTENT_SECURITY_POLICY,
             "default-src 'none'; frame-ancestors 'none'",
         ),
-        (header::REFERRER_POLICY, "no-referrer"),
+        (header::CACHE_CONTROL, "no-store"),
     ] {
-        headers.insert(name, HeaderValue::from_static(value));
+        let usual = HeaderValue::from_static(value);
+        headers.entry(name).or_insert(usual);
     }
-    headers
-        .entry(header::CACHE_CONTROL)
-        .or_insert(HeaderValue::from_static("no-store"));
     response
 }
 
@@ -114,8 +123,11 @@ fn as_problem(response: Response) -> Response {
     let status = response.status();
     let is_error = status.is_client_error() || status.is_server_error();
     let content_type = response.headers().get(header::CONTENT_TYPE);
-    let is_json = |value: &HeaderValue| value.as_bytes().ends_with(b"json");
-    if !is_error || content_type.is_some_and(is_json) {
+    let is_ours = |value: &HeaderValue| {
+        let value = value.as_bytes();
+        value.ends_with(b"json") || value.starts_with(b"text/html")
+    };
+    if !is_error || content_type.is_some_and(is_ours) {
         return response;
     }
     let mut made = problem(status, None);
@@ -142,8 +154,15 @@ fn panicked(payload: Box<dyn Any + Send>) -> Response {
     .into_response()
 }
 
-/// The answer to a path that leads nowhere.
-pub(crate) async fn no_route() -> Response {
+/// The answer to a path that leads nowhere: a page to a browser, else a problem.
+pub(crate) async fn no_route(request: Request) -> Response {
+    let accept = request.headers().get(header::ACCEPT);
+    let wants_page = accept
+        .and_then(|accept| accept.to_str().ok())
+        .is_some_and(|accept| accept.contains("text/html"));
+    if wants_page && !request.uri().path().starts_with("/api/") {
+        return Notice::NotHere.into_response();
+    }
     problem(
         StatusCode::NOT_FOUND,
         Some("There is nothing at this address. /api/openapi.json lists what there is.".into()),

@@ -6,8 +6,15 @@ use axum::http::StatusCode;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::domain;
+use crate::domain::{DepartureCause, SubscriberId, Timestamp};
+use crate::enrolment::Left;
+use crate::http;
 use crate::http::auth::Owner;
+use crate::http::openapi;
+use crate::http::registration::Routing;
 use crate::http::{ApiError, Shared};
+use crate::storage::StorageError;
 
 /// Who the token's holder is, and what lies in the box.
 #[derive(Debug, Serialize, ToSchema)]
@@ -47,9 +54,34 @@ pub(crate) struct MessageCounts {
 /// How calls to the number come to the mailbox.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Registration {
-    /// `provisioned`: the operator added the number and routes its diverted calls here.
-    #[schema(example = "provisioned")]
+    /// `provisioned`: the operator routes diverted calls here by himself. `active`: his network does,
+    /// until `until`, and is asked to go on before. `refreshing`: it is being asked, and does not
+    /// answer yet. `refused`: it does not want to. `consent-lost`: the subscriber has to sign in again.
+    #[schema(schema_with = openapi::registration_state)]
     state: &'static str,
+    /// When what the network last confirmed ends, or ended; null where it never did.
+    #[schema(required, format = DateTime, example = "2026-11-23T04:04:53.120Z")]
+    until: Option<String>,
+    /// Why the network did not confirm it the last time.
+    #[schema(required)]
+    reason: Option<String>,
+}
+
+impl Registration {
+    fn at(now: Timestamp, registration: Option<domain::Registration>) -> Self {
+        let state = Routing::at(now, registration.as_ref()).as_str();
+        let is_well = state == "active";
+        Self {
+            state,
+            until: registration
+                .as_ref()
+                .and_then(|registration| registration.expires_at)
+                .map(|until| until.to_string()),
+            reason: registration
+                .and_then(|registration| registration.reason)
+                .filter(|_| !is_well),
+        }
+    }
 }
 
 /// Shows the subscriber.
@@ -59,7 +91,9 @@ pub(crate) async fn show(
     State(state): State<Shared>,
     Owner(owner): Owner,
 ) -> Result<Json<Me>, ApiError> {
+    let now = state.clock.now();
     let counts = state.storage.counts(owner.id).await?;
+    let registration = state.storage.registration(owner.id).await?;
     Ok(Json(Me {
         number: owner.number.e164().to_owned(),
         name: owner.name.map(|name| name.0),
@@ -70,22 +104,36 @@ pub(crate) async fn show(
             unread: counts.unread,
             size_bytes: counts.bytes,
         },
-        registration: Registration {
-            state: "provisioned",
-        },
+        registration: Registration::at(now, registration),
     }))
 }
 
-/// Leaves: erases messages, recordings, greeting, tokens and the subscriber. It cannot be undone.
+/// Leaves: calls come here no more, sessions and tokens end, and messages, recordings, greeting and the
+/// subscriber are erased, at once or after the service's time of grace. It cannot be undone.
 #[utoipa::path(delete, path = "/me", tag = "account", operation_id = "leave",
-    responses((status = 204, description = "Everything is gone")))]
+    responses((status = 204, description = "The subscriber has left")))]
 pub(crate) async fn leave(
     State(state): State<Shared>,
     Owner(owner): Owner,
 ) -> Result<StatusCode, ApiError> {
-    let removed = state.storage.remove_subscriber(owner.id, state.clock.now());
-    if removed.await? {
-        tracing::info!(subscriber = %owner.id, "A subscriber left and was erased");
-    }
+    depart(&state, owner.id).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Lets a subscriber go by his own wish.
+pub(crate) async fn depart(
+    state: &http::State,
+    subscriber: SubscriberId,
+) -> Result<Left, StorageError> {
+    if let Some(enrolment) = &state.enrolment {
+        let left = enrolment.leave(subscriber, DepartureCause::Subscriber);
+        return left.await;
+    }
+    let now = state.clock.now();
+    if state.storage.remove_subscriber(subscriber, now).await? {
+        tracing::info!(%subscriber, "A subscriber left and was erased");
+    }
+    Ok(Left {
+        revoke_consent_at: None,
+    })
 }

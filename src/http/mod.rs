@@ -1,9 +1,10 @@
-//! The HTTP API of subscribers (`/api/v1`, described by `/api/openapi.json`) and, on a listener of
-//! its own, what operators and their tools ask ([`admin`]).
+//! The HTTP API of subscribers (`/api/v1`, described by `/api/openapi.json`), their pages, and, on a
+//! listener of its own, what operators and their tools ask ([`admin`]).
 //!
 //! A request passes, from the outside in: its id, span and metrics; security headers; the net under
 //! panics; admission (503 above the limit) and deadline; then a handler, which learns from
-//! its token whose mailbox it works on. Every error is an [`ApiError`].
+//! its token or its session whose mailbox it works on. Every error of the API is an [`ApiError`];
+//! pages have pages of their own for what goes wrong.
 
 pub mod admin;
 mod audio;
@@ -12,17 +13,22 @@ mod body;
 mod calls;
 pub mod conditional;
 mod connections;
+mod events;
 mod greetings;
 mod layers;
 mod me;
 mod messages;
 mod openapi;
 mod page;
+mod pages;
 mod problem;
 mod random;
 pub mod readiness;
+mod registration;
 pub mod secret;
+mod session;
 mod settings;
+mod site;
 mod tokens;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -38,6 +44,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
+use crate::enrolment;
+use crate::enrolment::Enrolment;
 use crate::storage::Storage;
 use crate::storage::blob::Blobs;
 
@@ -63,6 +71,8 @@ pub struct Config {
     pub max_connections: usize,
     /// Requests under way at once; more get 503.
     pub max_requests: usize,
+    /// Event streams open at once, in all; more get 503.
+    pub max_event_streams: usize,
     /// The longest a client may take to send the body of a request.
     pub body_timeout_ms: u64,
     /// The longest a request may take until its answer begins, its body included.
@@ -75,6 +85,7 @@ impl Default for Config {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
             max_connections: 1024,
             max_requests: 256,
+            max_event_streams: 512,
             body_timeout_ms: 20_000,
             request_timeout_ms: 30_000,
         }
@@ -88,9 +99,14 @@ pub struct State {
     clock: Arc<dyn Clock>,
     default_greeting: greetings::Default,
     public_url: String,
+    site: site::Site,
+    enrolment: Option<Enrolment>,
+    enrolment_config: enrolment::Config,
     random: Arc<random::Random>,
     uploads: Arc<Semaphore>,
     body_timeout: Duration,
+    max_event_streams: usize,
+    stop: CancellationToken,
 }
 
 type Shared = Arc<State>;
@@ -107,16 +123,35 @@ impl State {
         public_url: &str,
         seed: [u8; 32],
     ) -> Self {
+        let config = Config::default();
         Self {
             storage,
             blobs,
             clock,
             default_greeting: greetings::Default::new(default_greeting),
             public_url: public_url.trim_end_matches('/').to_owned(),
+            site: site::Site::new(public_url),
+            enrolment: None,
+            enrolment_config: enrolment::Config::default(),
             random: Arc::new(random::Random::from_seed(seed)),
             uploads: Arc::new(Semaphore::new(UPLOADS_AT_ONCE)),
-            body_timeout: Duration::from_millis(Config::default().body_timeout_ms),
+            body_timeout: Duration::from_millis(config.body_timeout_ms),
+            max_event_streams: config.max_event_streams,
+            stop: CancellationToken::new(),
         }
+    }
+
+    /// With subscribers who come and leave by themselves.
+    #[must_use]
+    pub fn with_enrolment(mut self, enrolment: Enrolment, config: &enrolment::Config) -> Self {
+        self.enrolment = Some(enrolment);
+        self.enrolment_config = config.clone();
+        self
+    }
+
+    /// Whether subscribers can sign in.
+    fn is_open(&self) -> bool {
+        self.enrolment.as_ref().is_some_and(Enrolment::is_open)
     }
 
     /// The link to `path` as the outside sees it.
@@ -135,18 +170,22 @@ pub async fn serve(
 ) -> Result<SocketAddr, BindError> {
     let (listener, address) = connections::bind("http.listen", config.listen).await?;
     let limits = connections::Limits::new(config.max_connections);
-    connections::serve(listener, router(config, state), limits, tasks, stop);
+    let app = router(config, state, stop.clone());
+    connections::serve(listener, app, limits, tasks, stop);
     Ok(address)
 }
 
-/// The routes with all that surrounds them.
-pub fn router(config: &Config, mut state: State) -> Router {
+/// The routes with all that surrounds them. Streams of events end at `stop`.
+pub fn router(config: &Config, mut state: State, stop: CancellationToken) -> Router {
     state.body_timeout = Duration::from_millis(config.body_timeout_ms);
+    state.max_event_streams = config.max_event_streams;
+    state.stop = stop;
     let state = Arc::new(state);
     let timeout = Duration::from_millis(config.request_timeout_ms);
     let admission = layers::Admission::new(config.max_requests, timeout);
     let random = Arc::clone(&state.random);
     let routes = openapi::routes()
+        .merge(pages::routes())
         .fallback(layers::no_route)
         .layer(DefaultBodyLimit::max(BODY_LIMIT_BYTES))
         .with_state(state);

@@ -7,7 +7,7 @@ use axum::{Router, routing};
 use bytes::Bytes;
 use utoipa::openapi::path::{Operation, PathItem};
 use utoipa::openapi::schema::Type;
-use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{KnownFormat, Object, ObjectBuilder, Ref, RefOr, Schema, SchemaFormat};
 use utoipa::{Modify, OpenApi, PartialSchema, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -15,6 +15,7 @@ use utoipa_axum::routes;
 
 use crate::http::Shared;
 use crate::http::calls;
+use crate::http::events;
 use crate::http::greetings;
 use crate::http::me;
 use crate::http::messages;
@@ -29,8 +30,8 @@ use crate::http::tokens;
         description = "Voicemail: a subscriber's messages, greeting, settings and tokens. Times are RFC 3339 in UTC; ids and cursors are opaque; every error is application/problem+json."
     ),
     components(schemas(Problem), responses(Problem)),
-    modifiers(&BearerToken),
-    security(("token" = [])),
+    modifiers(&Credentials),
+    security(("token" = []), ("session" = [])),
     tags(
         (name = "messages", description = "What callers left"),
         (name = "greeting", description = "What callers hear"),
@@ -40,9 +41,9 @@ use crate::http::tokens;
 )]
 struct Description;
 
-struct BearerToken;
+struct Credentials;
 
-impl Modify for BearerToken {
+impl Modify for Credentials {
     fn modify(&self, api: &mut utoipa::openapi::OpenApi) {
         let scheme = HttpBuilder::new()
             .scheme(HttpAuthScheme::Bearer)
@@ -51,6 +52,13 @@ impl Modify for BearerToken {
             ));
         let components = api.components.get_or_insert_default();
         components.add_security_scheme("token", SecurityScheme::Http(scheme.build()));
+        let cookie = ApiKeyValue::with_description(
+            "__Host-aftertone",
+            "The session of a browser that is signed in; `aftertone` where the service is reached without \
+             TLS. A change must come from the service's own pages.",
+        );
+        let session = SecurityScheme::ApiKey(ApiKey::Cookie(cookie));
+        components.add_security_scheme("session", session);
     }
 }
 
@@ -79,6 +87,7 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .routes(routes!(messages::show, messages::change, messages::delete))
         .routes(routes!(messages::audio))
         .routes(routes!(calls::list))
+        .routes(routes!(events::watch))
         .merge(uploads)
         .routes(routes!(settings::show, settings::change))
         .routes(routes!(tokens::list, tokens::create))
@@ -86,13 +95,22 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
     let api = OpenApiRouter::with_openapi(Description::openapi()).nest("/api/v1", v1);
     let (router, mut description) = api.split_for_parts();
     name_heads(&mut description);
-    description
-        .paths
-        .paths
-        .values_mut()
-        .flat_map(operations)
-        .for_each(complete);
+    for path in description.paths.paths.values_mut() {
+        changes(path).for_each(|operation| may_answer(operation, "403"));
+        operations(path).for_each(complete);
+    }
     (router, description)
+}
+
+/// Those that a browser's session is asked more of.
+fn changes(path: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
+    let methods = [
+        &mut path.put,
+        &mut path.post,
+        &mut path.patch,
+        &mut path.delete,
+    ];
+    methods.into_iter().flatten()
 }
 
 fn operations(path: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
@@ -117,13 +135,10 @@ fn name_heads(description: &mut utoipa::openapi::OpenApi) {
 
 /// Adds what every operation may answer, and the words of each status where nothing better is said.
 fn complete(operation: &mut Operation) {
-    let responses = &mut operation.responses.responses;
     for status in ["401", "500", "503", "504"] {
-        let problem = Ref::from_response_name("Problem");
-        let entry = responses.entry(status.into());
-        entry.or_insert_with(|| problem.into());
+        may_answer(operation, status);
     }
-    for (status, response) in responses {
+    for (status, response) in &mut operation.responses.responses {
         if let RefOr::T(response) = response
             && response.description.is_empty()
         {
@@ -132,6 +147,13 @@ fn complete(operation: &mut Operation) {
             response.description = words.unwrap_or("Answer").to_owned();
         }
     }
+}
+
+/// A problem of this status, where nothing else is said of it.
+fn may_answer(operation: &mut Operation, status: &str) {
+    let problem = Ref::from_response_name("Problem");
+    let entry = operation.responses.responses.entry(status.into());
+    entry.or_insert_with(|| problem.into());
 }
 
 /// Stands for the bytes of a WAV file, which have no schema but their media type.
@@ -155,6 +177,17 @@ pub(crate) fn divert_reason() -> Object {
         "unreachable",
         "unconditional",
         "unknown",
+    ])
+}
+
+/// The names of [`crate::http::registration::Routing`].
+pub(crate) fn registration_state() -> Object {
+    one_of([
+        "provisioned",
+        "active",
+        "refreshing",
+        "refused",
+        "consent-lost",
     ])
 }
 

@@ -22,11 +22,21 @@ pub enum ApiError {
     #[error("There is no such {0}.")]
     NotFound(&'static str),
     /// No token, or none that counts.
-    #[error("This needs an API token: `Authorization: Bearer at_…`, valid and not expired.")]
+    #[error(
+        "This needs an API token (`Authorization: Bearer at_…`) or a web session, valid and not expired."
+    )]
     Unauthorized {
         /// Whether there was one.
         presented: bool,
     },
+    /// A change by a browser's session that may come from somebody else's page.
+    #[error(
+        "A change with the cookie of a web session must come from the service's own pages. Use an API token."
+    )]
+    Foreign,
+    /// The caller has as many of these open as it may.
+    #[error("{0}")]
+    TooMany(&'static str),
     /// The request is not written as it should be.
     #[error("{0}")]
     BadRequest(String),
@@ -79,6 +89,8 @@ impl ApiError {
         match self {
             Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::Unauthorized { .. } => StatusCode::UNAUTHORIZED,
+            Self::Foreign => StatusCode::FORBIDDEN,
+            Self::TooMany(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::Unprocessable(_) | Self::UnreadableAudio(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::UnsupportedMediaType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,

@@ -124,7 +124,13 @@ async fn every_described_operation_is_there_and_asks_for_a_token() {
         }
         assert!(operation["summary"].is_string() && operation["operationId"].is_string());
     }
-    assert_eq!(description["security"], serde_json::json!([{"token": []}]));
+    let either = serde_json::json!([{"token": []}, {"session": []}]);
+    assert_eq!(description["security"], either);
+    let change = &description["paths"]["/api/v1/me"]["delete"]["responses"];
+    assert!(
+        change["403"].is_object(),
+        "a session is asked where it comes from"
+    );
     assert_eq!(
         description["components"]["securitySchemes"]["token"]["scheme"],
         "bearer"
@@ -153,6 +159,7 @@ async fn the_description_holds_the_routes_of_the_contract() {
         "DELETE /api/v1/me",
         "DELETE /api/v1/messages/{id}",
         "DELETE /api/v1/tokens/{id}",
+        "GET /api/v1/events",
         "GET /api/v1/greeting",
         "GET /api/v1/me",
         "GET /api/v1/messages",

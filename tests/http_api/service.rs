@@ -14,7 +14,7 @@ async fn paths_and_methods_that_lead_nowhere_are_problems_too() {
     let api = Api::start().await;
     let kari = api.subscriber("+4790000001").await;
     for path in [
-        "/",
+        "/inbox",
         "/api",
         "/api/v1",
         "/api/v1/message",

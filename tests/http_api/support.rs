@@ -31,6 +31,9 @@ pub(crate) const SOON: Duration = Duration::from_secs(20);
 /// Mon, 23 Nov 2026 03:04:53.120 UTC.
 pub(crate) const NOW: Timestamp = Timestamp::from_millis(1_795_403_093_120);
 
+/// Where the outside reaches the service.
+pub(crate) const PUBLIC_URL: &str = "https://voicemail.example.com/";
+
 pub(crate) struct Api {
     pub(crate) address: SocketAddr,
     pub(crate) admin: SocketAddr,
@@ -51,22 +54,33 @@ impl Api {
     }
 
     pub(crate) async fn with(config: http::Config) -> Self {
+        let clock = ManualClock::starting_at(NOW);
+        Self::at(PUBLIC_URL, config, clock, |state, _, _| state).await
+    }
+
+    /// One that is reached at `public_url`; `complete` may add to what its handlers work with.
+    pub(crate) async fn at(
+        public_url: &str,
+        config: http::Config,
+        clock: ManualClock,
+        complete: impl FnOnce(http::State, &Arc<SqliteStorage>, &TaskTracker) -> http::State,
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let url = format!("sqlite://{}", dir.path().join("test.db").display());
         let storage = Arc::new(SqliteStorage::open(&url).await.unwrap());
         let blobs = Arc::new(Blobs::open(&dir.path().join("blobs")).unwrap());
-        let clock = ManualClock::starting_at(NOW);
         let default_greeting = Bytes::from(write_wav(&[7; 4000]));
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let state = http::State::new(
             storage.clone(),
             blobs.clone(),
             Arc::new(clock.clone()),
             default_greeting.clone(),
-            "https://voicemail.example.com/",
+            public_url,
             [42; 32],
         );
+        let state = complete(state, &storage, &tasks);
         let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
-        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let config = http::Config {
             listen: any_port,
             ..config
@@ -153,6 +167,15 @@ impl Holder<'_> {
 
     /// Somebody leaves a message with these bytes as its recording, a second after the one before.
     pub(crate) async fn receives(&self, recording: &[u8]) -> MessageId {
+        let caller = Caller {
+            number: Some(Msisdn::parse("+4721000000").unwrap()),
+            name: Some(Private("Ola \"the\" Caller".into())),
+        };
+        self.receives_from(caller, recording).await
+    }
+
+    /// The same from `caller`.
+    pub(crate) async fn receives_from(&self, caller: Caller, recording: &[u8]) -> MessageId {
         self.api.clock.advance_ms(1000);
         let id = MessageId::new(self.api.clock.now(), self.api.chance());
         let key = Blobs::recording_key(id);
@@ -165,10 +188,7 @@ impl Holder<'_> {
             id,
             subscriber: self.subscriber.id,
             to: self.subscriber.number.clone(),
-            caller: Caller {
-                number: Some(Msisdn::parse("+4721000000").unwrap()),
-                name: Some(Private("Ola \"the\" Caller".into())),
-            },
+            caller,
             reason: DivertReason::NoAnswer,
             received_at: self.api.clock.now(),
             duration_ms: 2000,

@@ -9,11 +9,13 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::domain::choice;
+use crate::enrolment;
 use crate::http;
 use crate::http::admin;
 use crate::media;
+use crate::mobile_core;
+use crate::oauth;
 use crate::sip;
-use crate::sip::endpoint::Transport;
 use crate::sip::message::{Host, Scheme, Uri};
 use crate::telemetry;
 use crate::voicemail::GreetingConfig;
@@ -54,6 +56,12 @@ pub struct Config {
     pub http: http::Config,
     /// `[admin]`
     pub admin: admin::Config,
+    /// `[core]`
+    pub core: mobile_core::Config,
+    /// `[oauth]`; without it nobody signs in on the web.
+    pub oauth: Option<oauth::Config>,
+    /// `[enrolment]`
+    pub enrolment: enrolment::Config,
     /// `[log]`
     pub log: telemetry::Config,
 }
@@ -71,6 +79,9 @@ impl Default for Config {
             greeting: GreetingConfig::default(),
             http: http::Config::default(),
             admin: admin::Config::default(),
+            core: mobile_core::Config::default(),
+            oauth: None,
+            enrolment: enrolment::Config::default(),
             log: telemetry::Config::default(),
         }
     }
@@ -94,6 +105,17 @@ pub enum ConfigError {
     /// Settings are readable, but make no sense.
     #[error("{}", .0.join("\n"))]
     Senseless(Vec<String>),
+}
+
+/// Reads other settings than the service's from a TOML file, with the same complaints: each names
+/// the key, the file and the line.
+#[cfg(feature = "sandbox")]
+pub fn read_toml<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
+        path: path.to_path_buf(),
+        source,
+    })?;
+    Ok(T::deserialize(Setting::from_toml(path, &text)?)?)
 }
 
 impl Config {
@@ -129,9 +151,6 @@ impl Config {
         for (section, key) in SECRETS {
             settings.read_secret_file(section, key)?;
         }
-        for (section, instead) in NOT_YET {
-            settings.refuse(section, instead)?;
-        }
         let config = Self {
             file,
             ..Self::deserialize(settings)?
@@ -160,10 +179,22 @@ impl Config {
         }
     }
 
-    /// How called and calling numbers are read.
+    /// How called and calling numbers are read. What the core is told to put before them is taken
+    /// off again.
     pub fn numbering(&self) -> Numbering {
+        let mut strip_prefixes = self.sip.strip_prefixes.clone();
+        let core = &self.core;
+        for prefix in [
+            &core.mobile_originating_prefix,
+            &core.mobile_terminating_prefix,
+        ] {
+            let mut known = strip_prefixes.iter();
+            if !prefix.is_empty() && !known.any(|one| one.trim_start_matches('+') == *prefix) {
+                strip_prefixes.push(prefix.clone());
+            }
+        }
         Numbering {
-            strip_prefixes: self.sip.strip_prefixes.clone(),
+            strip_prefixes,
             default_country_code: self.sip.default_country_code.clone(),
         }
     }
@@ -175,6 +206,10 @@ impl Config {
         problems.extend(problems_of_sip(&self.sip));
         problems.extend(self.media.check().err().map(|error| error.to_string()));
         problems.extend(problems_of_recording(&self.recording));
+        let of_oauth = self.oauth.iter().flat_map(oauth::Config::problems);
+        problems.extend(of_oauth.map(|problem| format!("oauth.{problem}")));
+        problems.extend(self.core.problems());
+        problems.extend(self.enrolment.problems());
         if let Err(error) = choice::language(&self.greeting.language) {
             problems.push(format!("greeting.language: {error}"));
         }
@@ -224,10 +259,7 @@ fn complaints<const N: usize>(sentences: [(bool, &str); N]) -> Vec<String> {
 fn problems_of_sip(sip: &sip::Config) -> Vec<String> {
     let is_sip_uri =
         Uri::parse(&sip.uri).is_ok_and(|uri| matches!(uri.scheme, Scheme::Sip | Scheme::Sips));
-    let listens_tls = sip
-        .listen
-        .iter()
-        .any(|listen| listen.transport == Transport::Tls);
+    let listens_tls = sip.listen.iter().any(|listen| listen.transport.is_secure());
     let (certificate, key) = (sip.tls_certificate.is_some(), sip.tls_private_key.is_some());
     let is_digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let is_prefix = |text: &String| is_digits(text.strip_prefix('+').unwrap_or(text));
@@ -318,20 +350,10 @@ fn problems_of_recording(recording: &RecordingConfig) -> Vec<String> {
 }
 
 /// Settings that may also stand in a file of their own, named by `<key>_file`.
-const SECRETS: &[(&[&str], &str)] = &[(&[], "database_url")];
-
-/// Sections for what this version does not do, and what to do instead.
-const NOT_YET: &[(&str, &str)] = &[
-    (
-        "oauth",
-        "subscribers cannot sign in on the web with this version; leave the section out, and give \
-         them API tokens with `aftertone tokens create`",
-    ),
-    (
-        "core",
-        "this version does not register itself with a core; leave the section out, and add \
-         subscribers with `aftertone subscribers add`",
-    ),
+const SECRETS: &[(&[&str], &str)] = &[
+    (&[], "database_url"),
+    (&["oauth"], "client_secret"),
+    (&["enrolment"], "token_key"),
 ];
 
 fn is_web_address(url: &str) -> bool {

@@ -1,5 +1,7 @@
 //! The composition root: builds the service, starts it, supervises it, and drains it.
 
+mod enrolment;
+
 use std::future::Future;
 use std::io;
 use std::io::Write;
@@ -141,6 +143,13 @@ impl Server {
             stop.clone(),
         )
         .await?;
+        let enrolment = enrolment::start(
+            config,
+            Arc::clone(&storage),
+            Arc::clone(&clock),
+            &tasks,
+            &stop,
+        )?;
         let state = http::State::new(
             Arc::clone(&storage),
             Arc::clone(&blobs),
@@ -148,7 +157,8 @@ impl Server {
             prompts.default_greeting_wav(&config.greeting.language),
             config.public_url.as_deref().unwrap_or_default(),
             seed()?,
-        );
+        )
+        .with_enrolment(enrolment, &config.enrolment);
         let http = http::serve(&config.http, state, &tasks, stop.clone()).await?;
         let retention = Retention::new(
             Arc::clone(&storage),
@@ -216,6 +226,8 @@ impl Server {
         self.sip.set_draining(DRAIN_RETRY_AFTER_SECS);
         self.calls.close();
         tokio::select! {
+            // Where there are none, nobody is in a hurry.
+            biased;
             () = self.calls.wait() => {}
             () = hurry => warn!(calls = self.calls.len(), "Calls are ended at once"),
             () = tokio::time::sleep(self.drain_deadline) => {

@@ -211,16 +211,6 @@ impl Setting {
         Ok(())
     }
 
-    /// Refuses a section, if it is there, because of `message`.
-    pub(super) fn refuse(&self, section: &str, message: &str) -> Result<(), SettingError> {
-        let Value::Table(entries) = &self.value else {
-            return Ok(());
-        };
-        entries.get(section).map_or(Ok(()), |setting| {
-            Err(setting.fault(section, message.to_owned()))
-        })
-    }
-
     /// A fault of this setting, which stands under `key`.
     fn fault(&self, key: &str, message: String) -> SettingError {
         let origin = self.origin();

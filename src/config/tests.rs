@@ -143,21 +143,18 @@ fn an_address_alone_is_a_network_of_one() {
 }
 
 #[test]
-fn a_section_for_what_is_not_served_says_what_to_do_instead() {
-    for (section, instead) in [("oauth", "tokens create"), ("core", "subscribers add")] {
-        let shown = fault(&format!("[{section}]\nx = 1"), &[]);
-        assert!(
-            shown.starts_with(&format!("{section} (FILE line 1): ")),
-            "{shown}"
-        );
-        assert!(shown.contains(instead), "{shown}");
-        let variable = format!("AFTERTONE_{}__X", section.to_uppercase());
-        let shown = fault("", &[(&variable, "1")]);
-        assert!(
-            shown.contains(&variable) && shown.contains(instead),
-            "{shown}"
-        );
-    }
+fn a_core_over_plain_http_elsewhere_is_told() {
+    let shown = fault("[core]\nendpoint = \"http://core.example.com:80\"", &[]);
+    assert!(shown.starts_with("core.endpoint: "), "{shown}");
+}
+
+#[test]
+fn what_the_core_puts_before_numbers_is_taken_off_again() {
+    let toml = "[core]\nmobile_terminating_prefix = \"00\"\nmobile_originating_prefix = \"01\"\n\
+                [sip]\nstrip_prefixes = [\"+00\", \"99\"]";
+    let numbering = read(toml, &[]).unwrap().numbering();
+    assert_eq!(numbering.strip_prefixes, ["+00", "99", "01"]);
+    assert!(read("", &[]).unwrap().numbering().strip_prefixes.is_empty());
 }
 
 #[test]
@@ -221,6 +218,43 @@ fn a_secret_may_stand_in_a_file_of_its_own_but_not_in_both() {
     );
     let gone = fault("database_url_file = \"/nowhere/url\"", &[]);
     assert!(gone.contains("\"/nowhere/url\" cannot be read"), "{gone}");
+}
+
+#[test]
+fn an_identity_server_is_an_issuer_and_a_client_with_its_secret_in_a_file() {
+    assert_eq!(read("", &[]).unwrap().oauth, None);
+    let dir = tempfile::tempdir().unwrap();
+    let secret = dir.path().join("secret");
+    std::fs::write(&secret, "s3cret\n").unwrap();
+    let toml = format!(
+        "[oauth]\nissuer = \"https://id.example.com\"\nclient_id = \"aftertone\"\n\
+         client_secret_file = \"{}\"",
+        secret.display()
+    );
+    let config = read(&toml, &[]).unwrap();
+    assert!(!format!("{config:?}").contains("s3cret"));
+    let oauth = config.oauth.unwrap();
+    assert_eq!(oauth.client_secret.unwrap().expose(), "s3cret");
+    assert_eq!(
+        oauth.scopes,
+        ["openid", "offline_access", "phone", "call.routing:write"]
+    );
+
+    let scopes = [("AFTERTONE_OAUTH__SCOPES", "openid, phone")];
+    let oauth = read(&toml, &scopes).unwrap().oauth.unwrap();
+    assert_eq!(oauth.scopes, ["openid", "phone"]);
+}
+
+#[test]
+fn an_identity_server_that_makes_no_sense_is_explained() {
+    let shown = fault("[oauth]\nissuer = \"http://id.example.com\"", &[]);
+    assert!(
+        shown.contains("oauth.issuer: must begin with https://"),
+        "{shown}"
+    );
+    assert!(shown.contains("oauth.client_id: is not set"), "{shown}");
+    let shown = fault("[oauth]\nisuer = \"x\"", &[]);
+    assert!(shown.contains("did you mean issuer?"), "{shown}");
 }
 
 #[test]
@@ -328,7 +362,8 @@ fn keys_of(section: &str) -> Vec<String> {
 fn the_operations_page_explains_every_setting() {
     let page = include_str!("../../docs/operations.md");
     for key in keys_of("") {
-        if read(&format!("[{key}]"), &[]).is_err() {
+        let as_section = read(&format!("[{key}]"), &[]);
+        if as_section.is_err_and(|fault| fault.contains("a section is no")) {
             assert!(
                 page.contains(&format!("| `{key}` |")),
                 "{key} is not explained"
@@ -354,6 +389,11 @@ fn the_files_that_come_with_the_service_make_sense() {
             .iter()
             .all(|listen| listen.addr.ip().is_loopback())
     );
-    let example = read(include_str!("../../docs/aftertone.example.toml"), &[]).unwrap();
+    let secret = tempfile::NamedTempFile::new().unwrap();
+    let example = include_str!("../../docs/aftertone.example.toml").replace(
+        "/etc/aftertone/client-secret",
+        secret.path().to_str().unwrap(),
+    );
+    let example = read(&example, &[]).unwrap();
     assert_eq!(example.numbering().strip_prefixes, ["00"]);
 }

@@ -2,6 +2,7 @@
 //! tests. It meets the service over sockets only.
 
 mod cue;
+pub(crate) mod talk;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
@@ -11,25 +12,23 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::Serialize;
 use tokio::net::lookup_host;
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::caller::cue::{Cue, CueListener};
+use crate::caller::cue::CueListener;
+use crate::caller::talk::Talk;
+
 use crate::media::audio::Prompt;
-use crate::media::sdp::{self, MediaParams, Offer, Preferences, SessionVersion};
-use crate::media::{self, Chunk, Engine, MediaEvent, RecordLimits, Session};
+use crate::media::sdp::{self, MediaParams, Preferences, SessionVersion};
+use crate::media::{self, Engine, RecordLimits};
+use crate::sip::digest::Credentials;
 use crate::sip::message::{HeaderName, HeaderValue, Host, Scheme, Uri};
 use crate::sip::{
-    self, CallError, Dialog, DialogEnd, DialogEvent, ListenAddr, OfferReply, OutgoingCall,
-    OutgoingEvent, OutgoingRequest, Sip, Transport,
+    self, CallError, Dialog, DialogEnd, ListenAddr, OutgoingCall, OutgoingEvent, OutgoingRequest,
+    Sip, Transport,
 };
 
-/// Without a cue in what it hears, the caller speaks after this.
-const CUE_PATIENCE: Duration = Duration::from_secs(30);
-/// A beep after which nothing comes for so long is over: who listens may well send nothing.
-const BEEP_PATIENCE: Duration = Duration::from_millis(200);
 /// What is heard is listened to in pieces of this length, so that the cue is not missed for long.
 const HEARD_EVERY: Duration = Duration::from_millis(100);
 /// How long a call that is given up before its answer may take to end.
@@ -57,12 +56,41 @@ pub struct CallPlan {
     pub from: Option<Uri>,
     /// More headers of the INVITE.
     pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// With which a proxy's challenge is answered.
+    pub credentials: Option<Credentials>,
     /// What is said after the beep.
     pub say: Option<Arc<Prompt>>,
     /// What is pressed after that.
     pub digits: String,
     /// The call is hung up after this, at the latest.
     pub longest: Duration,
+    /// The call is given up where it was not answered after this; else it is as `longest` says.
+    pub patience: Option<Duration>,
+    /// The proxy to which the call goes, where that is not at the target.
+    pub route: Option<Uri>,
+    /// Its Call-ID, for who must know it beforehand.
+    pub call_id: Option<String>,
+    /// So long after the answer the same media is offered anew.
+    pub reoffer_after: Option<Duration>,
+}
+
+impl CallPlan {
+    /// Calls `target` and says nothing, for a minute at the most.
+    pub fn to(target: Uri) -> Self {
+        Self {
+            target,
+            from: None,
+            headers: Vec::new(),
+            credentials: None,
+            say: None,
+            digits: String::new(),
+            longest: Duration::from_secs(60),
+            patience: None,
+            route: None,
+            call_id: None,
+            reoffer_after: None,
+        }
+    }
 }
 
 /// Something that happened in the call.
@@ -91,6 +119,11 @@ pub enum Happened {
     Said,
     /// Every digit was pressed.
     Pressed,
+    /// We offered the media anew.
+    Reoffered {
+        /// Whether it was taken.
+        accepted: bool,
+    },
     /// We hung up.
     HungUp,
     /// The other side hung up.
@@ -242,69 +275,14 @@ impl Phone {
         plan: &CallPlan,
         on_step: impl FnMut(&Step),
     ) -> Result<Report, PhoneError> {
-        let mut preferences = Preferences::default();
-        let mut session = self
-            .engine
-            .open(&MediaParams::of_offer(&preferences))
-            .await?;
-        let version = SessionVersion::first(u64::from(session.local_addr().port()));
-        let offer = sdp::offer(session.local_addr(), version, &preferences);
-        let mut target = plan.target.clone();
-        if target.params.get("transport").is_none() && target.scheme == Scheme::Sip {
+        let mut plan = plan.clone();
+        let is_told_by_scheme =
+            plan.target.scheme == Scheme::Sips && !self.transport.is_websocket();
+        if plan.target.params.get("transport").is_none() && !is_told_by_scheme {
             let name = self.transport.uri_name();
-            target.params.set("transport", Some(name));
+            plan.target.params.set("transport", Some(name));
         }
-        let mut request = OutgoingRequest::new(target, Some(offer.clone()));
-        request.from.clone_from(&plan.from);
-        request.headers.clone_from(&plan.headers);
-        let mut log = Log {
-            started: Instant::now(),
-            report: Report::default(),
-            on_step,
-        };
-        let placed = self.sip.call(request).await?;
-        log.note(Happened::Inviting);
-
-        let Some((dialog, answer)) = until_answered(placed, plan.longest, &mut log).await else {
-            return Ok(log.report);
-        };
-        let params = match answer
-            .as_deref()
-            .map(|answer| sdp::read_answer(&offer, answer))
-        {
-            Some(Ok(params)) => params,
-            unusable => {
-                let why = match unusable {
-                    Some(Err(error)) => error.to_string(),
-                    _ => "the call was answered without a session description".to_owned(),
-                };
-                dialog.bye(None);
-                log.note(Happened::Failed { why });
-                return Ok(log.report);
-            }
-        };
-        preferences.keep = Some(params.codec);
-        session.update(&params);
-        log.note(Happened::Answered {
-            codec: params.codec.encoding_name(),
-        });
-        let heard = session.record(RecordLimits {
-            max: plan.longest,
-            silence: None,
-            end_digit: None,
-            preroll: Duration::ZERO,
-            chunk: HEARD_EVERY,
-        });
-        let call = Talk {
-            dialog,
-            session,
-            heard,
-            version,
-            preferences,
-            cue: CueListener::default(),
-        };
-        call.follow(plan, &mut log).await;
-        Ok(log.report)
+        follow_call(&self.sip, &self.engine, &plan, on_step).await
     }
 
     /// Puts the phone away.
@@ -315,6 +293,76 @@ impl Phone {
         drop(tokio::time::timeout(STOP_DEADLINE, self.tasks.wait()).await);
         self.engine.shutdown().await;
     }
+}
+
+/// Places a call with the SIP and media of somebody's phone, and follows it to its end. `on_step` hears of each step as
+/// it happens.
+pub async fn follow_call(
+    sip: &Sip,
+    engine: &Engine,
+    plan: &CallPlan,
+    on_step: impl FnMut(&Step),
+) -> Result<Report, PhoneError> {
+    let mut preferences = Preferences::default();
+    let mut session = engine.open(&MediaParams::of_offer(&preferences)).await?;
+    let version = SessionVersion::first(u64::from(session.local_addr().port()));
+    let offer = sdp::offer(session.local_addr(), version, &preferences);
+    let mut request = OutgoingRequest::new(plan.target.clone(), Some(offer.clone()));
+    request.from.clone_from(&plan.from);
+    request.headers.clone_from(&plan.headers);
+    request.credentials.clone_from(&plan.credentials);
+    request.route.clone_from(&plan.route);
+    request.call_id.clone_from(&plan.call_id);
+    let mut log = Log {
+        started: Instant::now(),
+        report: Report::default(),
+        on_step,
+    };
+    let placed = sip.call(request).await?;
+    log.note(Happened::Inviting);
+
+    let Some((dialog, answer)) =
+        until_answered(placed, plan.patience.unwrap_or(plan.longest), &mut log).await
+    else {
+        return Ok(log.report);
+    };
+    let params = match answer
+        .as_deref()
+        .map(|answer| sdp::read_answer(&offer, answer))
+    {
+        Some(Ok(params)) => params,
+        unusable => {
+            let why = match unusable {
+                Some(Err(error)) => error.to_string(),
+                _ => "the call was answered without a session description".to_owned(),
+            };
+            dialog.bye(None);
+            log.note(Happened::Failed { why });
+            return Ok(log.report);
+        }
+    };
+    preferences.keep = Some(params.codec);
+    session.update(&params);
+    log.note(Happened::Answered {
+        codec: params.codec.encoding_name(),
+    });
+    let heard = session.record(RecordLimits {
+        max: plan.longest,
+        silence: None,
+        end_digit: None,
+        preroll: Duration::ZERO,
+        chunk: HEARD_EVERY,
+    });
+    let call = Talk {
+        dialog,
+        session,
+        heard,
+        version,
+        preferences,
+        cue: CueListener::default(),
+    };
+    call.follow(plan, &mut log).await;
+    Ok(log.report)
 }
 
 /// Notes steps with their time.
@@ -380,120 +428,6 @@ async fn until_answered(
     }
 }
 
-/// An answered call.
-struct Talk {
-    dialog: Dialog,
-    session: Session,
-    heard: mpsc::Receiver<Chunk>,
-    version: SessionVersion,
-    preferences: Preferences,
-    cue: CueListener,
-}
-
-impl Talk {
-    /// Waits for the beep, speaks, presses the digits, hangs up.
-    async fn follow(mut self, plan: &CallPlan, log: &mut Log<impl FnMut(&Step)>) {
-        let hang_up_at = Instant::now() + plan.longest;
-        let mut speak_at = Some(Instant::now() + CUE_PATIENCE);
-        let ended = loop {
-            let speak = speak_at;
-            tokio::select! {
-                event = self.dialog.next_event() => match event {
-                    DialogEvent::Ended(end) => break Some(end),
-                    DialogEvent::Offer { offer, reply } => self.on_offer(offer, reply),
-                    DialogEvent::Confirmed { .. } | DialogEvent::Info { .. } => {}
-                },
-                event = self.session.next_event() => match event {
-                    MediaEvent::FirstPacket => log.note(Happened::FirstAudio),
-                    MediaEvent::Played if speak_at.is_none() => {
-                        if plan.say.is_some() {
-                            log.note(Happened::Said);
-                        }
-                        if plan.digits.is_empty() {
-                            break None;
-                        }
-                        self.press(&plan.digits, log);
-                    }
-                    _ => {}
-                },
-                Some(chunk) = self.heard.recv() => {
-                    let cue = self.cue.hear(&chunk.samples);
-                    log.report.heard.extend_from_slice(&chunk.samples);
-                    if cue == Some(Cue::Speak) && speak_at.take().is_some() {
-                        log.note(Happened::Cue);
-                        self.speak(plan, log);
-                    }
-                    if speak_at.is_some() && self.cue.is_in_beep() {
-                        speak_at = Some(Instant::now() + BEEP_PATIENCE);
-                    }
-                },
-                () = tokio::time::sleep_until(speak.unwrap_or(hang_up_at)), if speak.is_some() => {
-                    speak_at = None;
-                    if self.cue.is_in_beep() {
-                        log.note(Happened::Cue);
-                    }
-                    self.speak(plan, log);
-                }
-                () = tokio::time::sleep_until(hang_up_at) => break None,
-            }
-        };
-        self.finish(ended, log).await;
-    }
-
-    fn speak(&mut self, plan: &CallPlan, log: &mut Log<impl FnMut(&Step)>) {
-        match &plan.say {
-            Some(say) => self.session.play(Arc::clone(say)),
-            None if plan.digits.is_empty() => {}
-            None => self.press(&plan.digits, log),
-        }
-    }
-
-    /// Presses keys. The call goes on until the other side hangs up, or its time is over.
-    fn press(&mut self, digits: &str, log: &mut Log<impl FnMut(&Step)>) {
-        log.note(match self.session.send_digits(digits) {
-            Ok(()) => Happened::Pressed,
-            Err(error) => Happened::Failed {
-                why: error.to_string(),
-            },
-        });
-    }
-
-    fn on_offer(&mut self, offer: Option<Bytes>, reply: OfferReply) {
-        self.version.increment();
-        let local = self.session.local_addr();
-        let Some(offer) = offer else {
-            reply.accept(sdp::offer(local, self.version, &self.preferences));
-            return;
-        };
-        let negotiated = Offer::parse(&offer)
-            .ok()
-            .and_then(|o| o.negotiate(&self.preferences).ok());
-        match negotiated {
-            Some(negotiated) => {
-                self.session.update(&negotiated.media);
-                reply.accept(negotiated.answer(local, self.version));
-            }
-            None => reply.reject(sip::message::StatusCode::NOT_ACCEPTABLE_HERE),
-        }
-    }
-
-    /// Hangs up where the other side has not, and keeps what was heard to the last.
-    async fn finish(mut self, ended: Option<DialogEnd>, log: &mut Log<impl FnMut(&Step)>) {
-        match ended {
-            None => {
-                self.dialog.send_bye(None);
-                log.note(Happened::HungUp);
-            }
-            Some(DialogEnd::ByeReceived) => log.note(Happened::PeerHungUp),
-            Some(end) => log.note(Happened::Failed { why: why(&end) }),
-        }
-        self.session.flush().await;
-        while let Some(chunk) = self.heard.recv().await {
-            log.report.heard.extend_from_slice(&chunk.samples);
-        }
-    }
-}
-
 /// Why a call ended that nobody hung up.
 fn why(end: &DialogEnd) -> String {
     match end {
@@ -555,12 +489,8 @@ mod tests {
         };
         let phone = Phone::start(&config, &target, [7; 32]).await.unwrap();
         let plan = CallPlan {
-            target,
-            from: None,
-            headers: Vec::new(),
-            say: None,
-            digits: String::new(),
             longest: Duration::from_secs(3),
+            ..CallPlan::to(target)
         };
         let report = phone.call(&plan, |_| {}).await.unwrap();
         let failed = report.when(|step| matches!(step, Happened::Failed { .. }));

@@ -1,0 +1,297 @@
+//! The media relay: stands between the media of calls that are to suffer, loses, delays and doubles their packets.
+//!
+//! The SIP core lets it rewrite the session descriptions of such a call. Each side of it gets a socket in the place
+//! of its own address; what comes there goes on to that side, from the socket of the one who sent it, so that both
+//! sides see one address of the other. Other calls' media pass by.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use tokio::net::UdpSocket;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+use tracing::warn;
+
+use crate::domain::Msisdn;
+use crate::sandbox::sip_core::relay::{Description, Relay};
+use crate::sandbox::world::{Mode, World};
+
+/// Calls relayed at the same time; the media of others pass by.
+const CALLS: usize = 100;
+/// Sides of one call: a forked one has more than two.
+const SIDES: usize = 8;
+/// A call whose end nobody tells is given up after this.
+const LONGEST: Duration = Duration::from_secs(3600);
+/// Packets of one side that are delayed at the same time; what is above is lost.
+const DELAYED: usize = 256;
+/// The longest packet that is passed on.
+const PACKET_BYTES: usize = 2048;
+
+/// One packet of so many is lost.
+const LOST_ONE_IN: u32 = 10;
+/// Where there is jitter, a packet is delayed by up to this, which puts packets of 20 ms out of order,
+const LATEST_MS: u64 = 80;
+/// and one of so many comes twice.
+const DOUBLED_ONE_IN: u32 = 30;
+
+/// The relay of a running sandbox.
+pub(crate) struct MediaRelay {
+    world: Arc<World>,
+    calls: BTreeMap<String, Call>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+struct Call {
+    suffers: Suffering,
+    sides: Sides,
+    over: CancellationToken,
+    _ends_with_call: DropGuard,
+}
+
+/// Shared with the tasks of their sockets, and locked for a few instructions only.
+type Sides = Arc<Mutex<Vec<Side>>>;
+
+struct Side {
+    tag: String,
+    /// Where its user agent wants its media.
+    media: SocketAddr,
+    socket: Arc<UdpSocket>,
+    /// What its peers are told instead.
+    local: SocketAddr,
+}
+
+/// What the packets of a call suffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Suffering {
+    loss: bool,
+    jitter: bool,
+}
+
+impl Suffering {
+    /// After which delays a packet is sent: none where it is lost, two where it is doubled.
+    fn delays(self, chance: &mut StdRng) -> Vec<Duration> {
+        if self.loss && chance.random_range(0..LOST_ONE_IN) == 0 {
+            return Vec::new();
+        }
+        if !self.jitter {
+            return vec![Duration::ZERO];
+        }
+        let times = 1 + usize::from(chance.random_range(0..DOUBLED_ONE_IN) == 0);
+        let delays = (0..times).map(|_| Duration::from_millis(chance.random_range(0..=LATEST_MS)));
+        delays.collect()
+    }
+}
+
+impl MediaRelay {
+    /// One that has nothing to do yet.
+    pub(crate) fn new(world: &Arc<World>, tasks: &TaskTracker, stop: &CancellationToken) -> Self {
+        Self {
+            world: world.clone(),
+            calls: BTreeMap::new(),
+            tasks: tasks.clone(),
+            stop: stop.clone(),
+        }
+    }
+
+    /// The address that peers are told instead of that of the side with this tag.
+    fn stand_in(&mut self, call_id: &str, tag: &str, media: SocketAddr) -> Option<SocketAddr> {
+        let call = self.calls.get(call_id)?;
+        {
+            let mut sides = lock(&call.sides);
+            if let Some(side) = sides.iter_mut().find(|side| side.tag == tag) {
+                side.media = media;
+                return Some(side.local);
+            }
+            if sides.len() >= SIDES {
+                return None;
+            }
+        }
+        let (socket, local) = match socket_towards(media) {
+            Ok(bound) => bound,
+            Err(error) => {
+                warn!(%error, "The media relay has no socket, and a call does not suffer");
+                return None;
+            }
+        };
+        let socket = Arc::new(socket);
+        lock(&call.sides).push(Side {
+            tag: tag.to_owned(),
+            media,
+            socket: socket.clone(),
+            local,
+        });
+        let pass = pass_on(
+            socket,
+            tag.to_owned(),
+            call.sides.clone(),
+            call.suffers,
+            StdRng::from_seed(self.world.chance.bytes()),
+        );
+        let over = call.over.clone();
+        self.tasks.spawn(async move {
+            let passing = tokio::time::timeout(LONGEST, pass);
+            over.run_until_cancelled(passing).await;
+        });
+        Some(local)
+    }
+}
+
+impl Relay for MediaRelay {
+    fn begins(&mut self, call_id: &str, caller: Option<&Msisdn>, called: &Msisdn) {
+        let (modes, now) = (&self.world.modes, self.world.now());
+        let is_on = |mode| {
+            modes.is_on(mode, Some(called), now)
+                || caller.is_some_and(|caller| modes.is_on(mode, Some(caller), now))
+        };
+        let suffers = Suffering {
+            loss: is_on(Mode::MediaLoss),
+            jitter: is_on(Mode::MediaJitter),
+        };
+        if !(suffers.loss || suffers.jitter) || self.calls.len() >= CALLS {
+            return;
+        }
+        let over = self.stop.child_token();
+        let call = Call {
+            suffers,
+            sides: Sides::default(),
+            over: over.clone(),
+            _ends_with_call: over.drop_guard(),
+        };
+        self.calls.entry(call_id.to_owned()).or_insert(call);
+    }
+
+    fn rewrite(&mut self, description: &Description<'_>) -> Option<Bytes> {
+        if !self.calls.contains_key(description.call_id) {
+            return None;
+        }
+        let text = std::str::from_utf8(description.body).ok()?;
+        let media = audio_address(text)?;
+        let local = self.stand_in(description.call_id, description.sender_tag, media)?;
+        Some(with_address(text, local).into())
+    }
+
+    fn ends(&mut self, call_id: &str) {
+        self.calls.remove(call_id);
+    }
+}
+
+/// Passes on what comes to the socket of the side with this tag.
+async fn pass_on(
+    socket: Arc<UdpSocket>,
+    tag: String,
+    sides: Sides,
+    suffers: Suffering,
+    mut chance: StdRng,
+) {
+    let mut delayed: BTreeMap<(Instant, u64), (SocketAddr, Bytes)> = BTreeMap::new();
+    let mut serial = 0;
+    let mut buffer = [0; PACKET_BYTES];
+    loop {
+        let next = delayed.first_key_value().map(|((due, _), _)| *due);
+        let due = next.unwrap_or_else(Instant::now);
+        tokio::select! {
+            received = socket.recv_from(&mut buffer) => {
+                let Ok((length, from)) = received else { return };
+                let packet = buffer.get(..length).unwrap_or_default();
+                for delay in suffers.delays(&mut chance) {
+                    if delayed.len() < DELAYED {
+                        serial += 1;
+                        let packet = Bytes::copy_from_slice(packet);
+                        delayed.insert((Instant::now() + delay, serial), (from, packet));
+                    }
+                }
+            }
+            () = sleep_until(due), if next.is_some() => {
+                if let Some((_, (from, packet))) = delayed.pop_first() {
+                    send(&sides, &tag, from, &packet);
+                }
+            }
+        }
+    }
+}
+
+/// Sends a packet that came `from` somewhere to the side with this tag.
+fn send(sides: &Sides, tag: &str, from: SocketAddr, packet: &[u8]) {
+    let sides = lock(sides);
+    let Some(to) = sides.iter().find(|side| side.tag == tag) else {
+        return;
+    };
+    // Who sends from another address than he wants to receive at is shown by this side's own socket.
+    let sender = sides.iter().find(|side| side.media == from).unwrap_or(to);
+    // One more packet that is lost.
+    sender.socket.try_send_to(packet, to.media).ok();
+}
+
+/// A socket on the address of ours from which `media` is reached.
+fn socket_towards(media: SocketAddr) -> io::Result<(UdpSocket, SocketAddr)> {
+    let any: IpAddr = match media {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    // Connecting a UDP socket sends nothing; it only chooses the way.
+    let way = std::net::UdpSocket::bind((any, 0))?;
+    way.connect(media)?;
+    let socket = std::net::UdpSocket::bind((way.local_addr()?.ip(), 0))?;
+    socket.set_nonblocking(true)?;
+    let local = socket.local_addr()?;
+    Ok((UdpSocket::from_std(socket)?, local))
+}
+
+/// Where a description wants its first audio stream.
+fn audio_address(description: &str) -> Option<SocketAddr> {
+    let mut ip = None;
+    let mut port = None;
+    for line in description.lines() {
+        if line.starts_with("m=") {
+            if port.is_some() {
+                break;
+            }
+            let audio = line.strip_prefix("m=audio ");
+            port = audio.and_then(|rest| rest.split(' ').next()?.parse::<u16>().ok());
+            port = port.filter(|port| *port != 0);
+        } else if let Some(connection) = line.strip_prefix("c=IN ") {
+            // Within the audio section, or before any.
+            let address = connection.split_whitespace().nth(1)?;
+            ip = Some(address.parse::<IpAddr>().ok()?);
+        }
+    }
+    Some(SocketAddr::new(ip?, port?))
+}
+
+/// The description with `local` in the place of that address. Other ways to the same media are left out.
+fn with_address(description: &str, local: SocketAddr) -> String {
+    let family = if local.is_ipv4() { "IP4" } else { "IP6" };
+    let mut is_done = false;
+    let mut text = String::with_capacity(description.len() + 16);
+    for line in description.lines() {
+        if let Some(rest) = line.strip_prefix("m=audio ").filter(|_| !is_done) {
+            let (port, rest) = rest.split_once(' ').unwrap_or((rest, ""));
+            is_done = port != "0";
+            let port = if is_done { local.port() } else { 0 };
+            text += &format!("m=audio {port} {rest}");
+        } else if line.starts_with("c=IN ") {
+            text += &format!("c=IN {family} {}", local.ip());
+        } else if line.starts_with("a=rtcp:") || line.starts_with("a=candidate:") {
+            continue;
+        } else {
+            text += line;
+        }
+        text += "\r\n";
+    }
+    text
+}
+
+fn lock(sides: &Sides) -> MutexGuard<'_, Vec<Side>> {
+    sides.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

@@ -12,6 +12,8 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{call, check, subscribers, tokens};
+#[cfg(feature = "sandbox")]
+use crate::commands::{demo, sandbox};
 
 /// Voicemail for telephone operators, MVNOs and small firms.
 #[derive(Parser)]
@@ -28,11 +30,17 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Shows the whole system on this machine: a mobile core of its own, and the service
+    #[cfg(feature = "sandbox")]
+    Demo(demo::Options),
     /// Runs the service: takes calls, keeps messages, answers the HTTP API
     #[command(after_help = "Examples:
   aftertone serve
   aftertone serve --config /etc/aftertone.toml --log-format json")]
     Serve(Common),
+    /// Runs a mobile core to try a voicemail service with: identity server, registrations, SIP
+    #[cfg(feature = "sandbox")]
+    Sandbox(sandbox::Options),
     /// Calls a SIP URI, says something and saves what it hears
     Call(Box<call::Call>),
     /// Adds, lists and removes subscribers
@@ -117,6 +125,10 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     runtime.block_on(async {
         let out = &mut io::stdout();
         match command {
+            #[cfg(feature = "sandbox")]
+            Command::Demo(options) => return demo::run(&options, out).await,
+            #[cfg(feature = "sandbox")]
+            Command::Sandbox(options) => sandbox::run(&options, out).await?,
             Command::Serve(common) => aftertone::server::run(common.load()?).await?,
             Command::Call(call) => {
                 telemetry::init_log(&quiet(&telemetry::Config::default()))?;

@@ -9,6 +9,10 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use aftertone::domain::{Account, Timestamp};
+use aftertone::storage::sqlite::SqliteStorage;
+use aftertone::storage::{NewEnrolment, NewSubscriber, Storage};
+
 const NUMBER: &str = "+4799990001";
 /// A start or a stop takes no longer than this on a slow machine.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -167,6 +171,35 @@ fn subscribers_are_added_listed_and_removed() {
 }
 
 #[test]
+fn who_is_removed_with_a_time_of_grace_is_erased_after_it_or_on_demand() {
+    let place = Place::new();
+    place.write("aftertone.toml", "[enrolment]\nerase_after_hours = 24\n");
+    place.run(&["subscribers", "add", NUMBER]).done();
+    let removed = place.run(&["subscribers", "remove", NUMBER]).done();
+    let (_, erased_at) = removed.split_once("; the data are erased at ").unwrap();
+    assert_eq!(place.run(&["subscribers", "list"]).done(), "");
+    let again = place.run(&["subscribers", "remove", NUMBER]).failed();
+    assert!(
+        again.contains("has left already") && again.contains(erased_at.trim()),
+        "{again}"
+    );
+
+    // The number is free for another, whom the erasure does not touch.
+    place.run(&["subscribers", "add", NUMBER]).done();
+    place
+        .run(&["subscribers", "remove", NUMBER, "--now"])
+        .done();
+    let erased = place
+        .run(&["subscribers", "remove", NUMBER, "--now"])
+        .done();
+    assert_eq!(erased, format!("Erased what was left of {NUMBER}\n"));
+    let gone = place
+        .run(&["subscribers", "remove", NUMBER, "--now"])
+        .failed();
+    assert!(gone.contains("is no subscriber"), "{gone}");
+}
+
+#[test]
 fn a_file_of_numbers_is_added_as_a_whole_or_not_at_all() {
     let place = Place::new();
     let many: String = (0..12_000).map(|n| format!("+4790{n:06}\n")).collect();
@@ -280,6 +313,51 @@ fn a_setting_that_does_not_exist_is_named_with_file_line_and_what_was_meant() {
     }
     let other = place.run(&["check", "--config", "other.toml"]).failed();
     assert!(other.contains("\"other.toml\" cannot be read"), "{other}");
+}
+
+#[test]
+fn check_notices_that_the_key_of_the_tokens_is_lost() {
+    let place = Place::new();
+    let oauth = "[oauth]\nissuer = \"http://127.0.0.1:1\"\nclient_id = \"us\"\n";
+    place.write("aftertone.toml", oauth);
+    let check = || place.run(&["check"]).stdout;
+    assert!(check().contains("token.key will be made at the first start"));
+
+    let signs_in = NewEnrolment {
+        account: Account {
+            issuer: "http://127.0.0.1:1".into(),
+            subject: "kari".into(),
+        },
+        subscriber: NewSubscriber {
+            number: NUMBER.parse().unwrap(),
+            name: None,
+            time_zone: "Etc/UTC".into(),
+            language: "en".into(),
+        },
+        sip_uri: None,
+        erase_displaced_at: Timestamp::MAX,
+    };
+    let enrol = async {
+        let url = format!(
+            "sqlite://{}",
+            place.path().join("data/aftertone.db").display()
+        );
+        let storage = SqliteStorage::open(&url).await.unwrap();
+        let seal = |_| b"KEY1 sealed".to_vec();
+        let now = Timestamp::from_millis(0);
+        storage.enrol(&signs_in, &seal, now).await.unwrap();
+        storage.close().await;
+    };
+    tokio::runtime::Runtime::new().unwrap().block_on(enrol);
+    let said = check();
+    assert!(
+        said.contains("sealed with a key that is not here"),
+        "{said}"
+    );
+    assert!(
+        !place.path().join("data/token.key").exists(),
+        "a check makes nothing"
+    );
 }
 
 #[test]

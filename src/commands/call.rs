@@ -9,6 +9,7 @@ use aftertone::caller::{CallPlan, Happened, Phone, PhoneConfig, Report, Step};
 use aftertone::domain::Msisdn;
 use aftertone::media::audio::{Prompt, SAMPLE_RATE, Tone, write_wav};
 use aftertone::sip::Transport;
+use aftertone::sip::digest::Credentials;
 use aftertone::sip::message::{HeaderName, HeaderValue, Scheme, Uri};
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
@@ -58,6 +59,17 @@ pub(crate) struct Call {
     /// One more header of the INVITE: 'Name: value'
     #[arg(long = "header", value_name = "HEADER", value_parser = header)]
     headers: Vec<(HeaderName, HeaderValue)>,
+    /// The name that a PBX knows the caller by, where it wants a password
+    #[arg(long, value_name = "NAME", requires = "password")]
+    user: Option<String>,
+    /// The password to that name
+    #[arg(
+        long,
+        value_name = "PASSWORD",
+        env = "AFTERTONE_CALL_PASSWORD",
+        hide_env_values = true
+    )]
+    password: Option<String>,
     /// Certificates that sign the other side's, in PEM [default: the system's]
     #[arg(long, value_name = "FILE")]
     tls_ca: Option<PathBuf>,
@@ -80,6 +92,19 @@ enum TransportName {
     Udp,
     Tcp,
     Tls,
+    /// WebSocket, inside TLS for sips:
+    Ws,
+}
+
+impl TransportName {
+    const fn transport(self) -> Transport {
+        match self {
+            Self::Udp => Transport::Udp,
+            Self::Tcp => Transport::Tcp,
+            Self::Tls => Transport::Tls,
+            Self::Ws => Transport::Ws,
+        }
+    }
 }
 
 pub(crate) async fn run(call: Call, out: &mut impl Write) -> anyhow::Result<()> {
@@ -135,11 +160,16 @@ fn plan(call: &Call) -> anyhow::Result<CallPlan> {
             .as_deref()
             .map(|from| caller(from, &target))
             .transpose()?,
-        target,
         headers: call.headers.clone(),
+        credentials: call
+            .user
+            .clone()
+            .zip(call.password.clone())
+            .map(|(username, password)| Credentials { username, password }),
         say: say.map(Arc::new),
         digits: call.digits.clone(),
         longest: Duration::from_secs(call.seconds),
+        ..CallPlan::to(target)
     })
 }
 
@@ -163,21 +193,17 @@ fn caller(from: &str, target: &Uri) -> anyhow::Result<Uri> {
 
 fn transport(call: &Call) -> anyhow::Result<Transport> {
     let named = match (call.transport, call.uri.params.value("transport")) {
-        (Some(TransportName::Udp), _) => Some(Transport::Udp),
-        (Some(TransportName::Tcp), _) => Some(Transport::Tcp),
-        (Some(TransportName::Tls), _) => Some(Transport::Tls),
-        (None, Some(name)) if name.eq_ignore_ascii_case("udp") => Some(Transport::Udp),
-        (None, Some(name)) if name.eq_ignore_ascii_case("tcp") => Some(Transport::Tcp),
-        (None, Some(name)) if name.eq_ignore_ascii_case("tls") => Some(Transport::Tls),
-        (None, Some(name)) => {
-            bail!("the transport {name} of the URI is not known; use udp, tcp or tls")
-        }
+        (Some(name), _) => Some(name.transport()),
+        (None, Some(name)) => Some(Transport::from_name(name).with_context(|| {
+            format!("the transport {name} of the URI is not known; use udp, tcp, tls or ws")
+        })?),
         (None, None) => None,
     };
     match (named, &call.uri.scheme) {
         (Some(Transport::Udp), Scheme::Sips) => {
             bail!("a sips: URI is never called over UDP; leave --transport out")
         }
+        (Some(Transport::Ws | Transport::Wss), Scheme::Sips) => Ok(Transport::Wss),
         (_, Scheme::Sips) => Ok(Transport::Tls),
         (named, _) => Ok(named.unwrap_or(Transport::Udp)),
     }
@@ -193,6 +219,8 @@ fn sentence(happened: &Happened) -> String {
         Happened::Cue => "our turn to speak".into(),
         Happened::Said => "everything said".into(),
         Happened::Pressed => "digits pressed".into(),
+        Happened::Reoffered { accepted: true } => "the media was offered anew and taken".into(),
+        Happened::Reoffered { accepted: false } => "the media was offered anew and refused".into(),
         Happened::HungUp => "hung up".into(),
         Happened::PeerHungUp => "the other side hung up".into(),
         Happened::Refused { status, reason } => format!("refused: {status} {reason}"),
@@ -294,6 +322,8 @@ mod tests {
         );
         assert_eq!(of(&["sips:a@b"]), Some(Transport::Tls));
         assert_eq!(of(&["sips:a@b;transport=tcp"]), Some(Transport::Tls));
+        assert_eq!(of(&["sip:a@b", "--transport", "ws"]), Some(Transport::Ws));
+        assert_eq!(of(&["sips:a@b;transport=ws"]), Some(Transport::Wss));
         assert_eq!(of(&["sips:a@b", "--transport", "udp"]), None);
         assert_eq!(of(&["sip:a@b;transport=sctp"]), None);
     }

@@ -1,7 +1,10 @@
 //! `aftertone check`: tries everything the configuration names, and says how to mend what is wrong.
 
 mod certificate;
+mod core;
 mod disk;
+mod identity;
+mod keys;
 mod network;
 
 use std::fmt;
@@ -84,6 +87,9 @@ pub(crate) async fn run(config: &Config, out: &mut impl Write) -> anyhow::Result
     tell(network::check(config).await)?;
     tell(certificate::check(&config.sip))?;
     tell(vec![greeting(config)])?;
+    tell(core::check(config).await)?;
+    tell(identity::check(config).await)?;
+    tell(keys::check(config).await.into_iter().collect())?;
     if failed == 0 {
         writeln!(out, "Nothing is wrong.")?;
         return Ok(ExitCode::SUCCESS);
@@ -110,9 +116,7 @@ fn file(config: &Config) -> Finding {
 async fn database(config: &Config) -> Finding {
     const SETTING: &str = "database_url";
     let url = config.database_url();
-    let file = url.trim_start_matches("sqlite:").trim_start_matches("//");
-    let file = file.split('?').next().unwrap_or(file);
-    if !std::path::Path::new(file).exists() {
+    if !std::path::Path::new(database_file(&url)).exists() {
         return Finding::ok(SETTING, format!("{url} will be made at the first start"));
     }
     let storage = match crate::commands::open_storage(config).await {
@@ -125,6 +129,12 @@ async fn database(config: &Config) -> Finding {
         Ok(()) => Finding::ok(SETTING, format!("{url} can be read and written")),
         Err(error) => Finding::fail(SETTING, chain(&error)),
     }
+}
+
+/// The file that a `database_url` names.
+fn database_file(url: &str) -> &str {
+    let file = url.trim_start_matches("sqlite:").trim_start_matches("//");
+    file.split('?').next().unwrap_or(file)
 }
 
 fn greeting(config: &Config) -> Finding {

@@ -2,12 +2,18 @@
 
 pub(crate) mod call;
 pub(crate) mod check;
+#[cfg(feature = "sandbox")]
+pub(crate) mod demo;
+#[cfg(feature = "sandbox")]
+pub(crate) mod sandbox;
 pub(crate) mod subscribers;
 pub(crate) mod tokens;
 
 use std::fmt::Display;
 use std::io;
 use std::io::Write;
+#[cfg(feature = "sandbox")]
+use std::time::Duration;
 
 use aftertone::config::Config;
 use aftertone::domain::{InvalidMsisdn, Msisdn, Subscriber};
@@ -16,6 +22,8 @@ use aftertone::storage::sqlite::{OpenError, SqliteStorage};
 use anyhow::Context;
 use rand::TryRng;
 use rand::rngs::SysRng;
+#[cfg(feature = "sandbox")]
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Reads a number from the command line.
 fn number(text: &str) -> Result<Msisdn, InvalidMsisdn> {
@@ -41,6 +49,38 @@ async fn subscriber_of(storage: &dyn Storage, number: &Msisdn) -> anyhow::Result
 /// Says something to whoever reads standard error, if anybody does.
 pub(crate) fn say(text: impl Display) {
     drop(write!(io::stderr(), "{text}"));
+}
+
+/// How long what runs beside a command has to end when it is asked to.
+#[cfg(feature = "sandbox")]
+const STOP_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Gives a word when somebody asks the process to stop.
+#[cfg(feature = "sandbox")]
+fn stopped() -> anyhow::Result<StopSignals> {
+    let listen = |kind| signal(kind).context("signals cannot be received");
+    Ok(StopSignals {
+        terminate: listen(SignalKind::terminate())?,
+        interrupt: listen(SignalKind::interrupt())?,
+    })
+}
+
+/// The two signals that ask a process to stop.
+#[cfg(feature = "sandbox")]
+struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+#[cfg(feature = "sandbox")]
+impl StopSignals {
+    /// Completes at the next of them.
+    async fn recv(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 /// Bytes of the operating system's generator.

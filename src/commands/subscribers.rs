@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use aftertone::clock::{Clock, SystemClock};
 use aftertone::config::Config;
 use aftertone::domain::choice;
-use aftertone::domain::{InvalidMsisdn, Msisdn, Private, Subscriber};
+use aftertone::domain::{Departure, DepartureCause, InvalidMsisdn, Msisdn, Private, Subscriber};
 use aftertone::storage::{Added, NewSubscriber, Storage};
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
@@ -43,12 +43,18 @@ there already are left as they are, so that a file can be given again.")]
     /// Removes a subscriber with all messages and tokens
     #[command(after_help = "Examples:
   aftertone subscribers remove +4799990001
+  aftertone subscribers remove +4799990001 --now
 
-The running service erases the recordings from the disk within a minute.")]
+He takes no calls, and is signed out, at once. His data are erased after enrolment.erase_after_hours
+(0 unless set); until then he has them back by signing in again. The running service deletes his
+registration at the core, revokes his tokens, and erases the recordings from the disk within a minute.")]
     Remove {
         /// The number
         #[arg(value_parser = crate::commands::number)]
         number: Msisdn,
+        /// Erases the data at once, also of one who has left already
+        #[arg(long)]
+        now: bool,
     },
 }
 
@@ -100,7 +106,7 @@ pub(crate) async fn run(
     let done = match &command {
         Command::Add(_) => add(&storage, &wanted, out).await,
         Command::List { json } => list(&storage, *json, out).await,
-        Command::Remove { number } => remove(&storage, number, out).await,
+        Command::Remove { number, now } => remove(&storage, config, number, *now, out).await,
     };
     storage.close().await;
     done
@@ -277,24 +283,50 @@ fn as_line(subscriber: &Subscriber) -> String {
 
 async fn remove(
     storage: &dyn Storage,
+    config: &Config,
     number: &Msisdn,
+    at_once: bool,
     out: &mut impl Write,
 ) -> anyhow::Result<()> {
-    let subscriber = storage.subscriber_by_number(number).await?;
-    let removed = match &subscriber {
-        Some(subscriber) => {
-            storage
-                .remove_subscriber(subscriber.id, SystemClock.now())
-                .await?
-        }
-        None => false,
+    const CAUSE: DepartureCause = DepartureCause::Operator;
+    let now = SystemClock.now();
+    let erase_at = match at_once {
+        true => now,
+        false => config.enrolment.erase_at(CAUSE, now),
     };
-    let number = number.e164();
-    if !removed {
-        bail!("{number} is no subscriber; `aftertone subscribers list` shows who is");
+    if let Some(subscriber) = storage.subscriber_by_number(number).await?
+        && let Some(departure) = storage.depart(subscriber.id, CAUSE, erase_at, now).await?
+    {
+        return Ok(writeln!(out, "{}", describe_removal(&departure))?);
     }
-    writeln!(out, "Removed {number}")?;
-    Ok(())
+    let left = storage.departures_of(number).await?;
+    let kept: Vec<_> = left.iter().filter(|left| left.erase_at.is_some()).collect();
+    let number = number.e164();
+    if at_once && !kept.is_empty() {
+        for departure in kept {
+            storage
+                .depart(departure.subscriber, CAUSE, now, now)
+                .await?;
+        }
+        writeln!(out, "Erased what was left of {number}")?;
+        return Ok(());
+    }
+    if let Some(erase_at) = kept.iter().find_map(|departure| departure.erase_at) {
+        bail!("{number} has left already; the data are erased at {erase_at}, or now with --now");
+    }
+    bail!("{number} is no subscriber; `aftertone subscribers list` shows who is");
+}
+
+fn describe_removal(departure: &Departure) -> String {
+    let mut text = format!("Removed {}", departure.number.e164());
+    if let Some(erase_at) = departure.erase_at {
+        write!(text, "; the data are erased at {erase_at}")
+            .expect("writing to a String cannot fail");
+    }
+    if departure.next_attempt_at.is_some() {
+        text.push_str("; the running service tells the core and the identity server");
+    }
+    text
 }
 
 #[cfg(test)]

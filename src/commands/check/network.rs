@@ -11,6 +11,7 @@ use aftertone::sip::message::{Host, Uri};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::time::timeout;
+use url::Url;
 
 use crate::commands::check::Finding;
 
@@ -24,7 +25,7 @@ pub(super) async fn check(config: &Config) -> Vec<Finding> {
     for listen in &config.sip.listen {
         let tried = match listen.transport {
             Transport::Udp => bind_udp(listen.addr).await,
-            Transport::Tcp | Transport::Tls => bind_tcp(listen.addr).await,
+            _ => bind_tcp(listen.addr).await,
         };
         findings.push(listener("sip.listen", &listen.to_string(), tried, runs));
     }
@@ -134,7 +135,11 @@ fn exposure(config: &Config) -> Vec<Finding> {
         .public_url
         .as_ref()
         .is_some_and(|url| url.starts_with("https://"));
-    if !config.http.listen.ip().is_loopback() && !is_tls_outside {
+    let is_in_clear = config
+        .public_url
+        .as_deref()
+        .is_some_and(|url| url.starts_with("http://") && !is_of_this_machine(url));
+    if is_in_clear || !config.http.listen.ip().is_loopback() && !is_tls_outside {
         findings.push(Finding::warn(
             "public_url",
             "the API is reached from outside and public_url is not https://; tokens and messages must not \
@@ -161,6 +166,16 @@ fn exposure(config: &Config) -> Vec<Finding> {
         ));
     }
     findings
+}
+
+/// Whether a browser finds `url` on its own machine only.
+fn is_of_this_machine(url: &str) -> bool {
+    Url::parse(url).is_ok_and(|url| match url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost",
+        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
+        None => false,
+    })
 }
 
 fn is_private(ip: IpAddr) -> bool {
@@ -262,6 +277,14 @@ mod tests {
         );
         config.public_url = Some("https://voicemail.example.com".into());
         assert_eq!(exposure(&config).len(), 2);
+
+        let mut config = Config {
+            public_url: Some("http://localhost:8080".into()),
+            ..Config::default()
+        };
+        assert_eq!(exposure(&config), []);
+        config.public_url = Some("http://voicemail.example.com".into());
+        assert_eq!(exposure(&config)[0].setting, "public_url");
     }
 
     #[test]

@@ -13,9 +13,14 @@ use support::{GREETING_HZ, GREETING_MS, Service, VOICE_HZ, happened, tone_ms, vo
 async fn a_caller_hears_the_greeting_leaves_a_message_and_the_subscriber_hears_it() {
     let service = Service::start().await;
     let inbox = service.subscriber(support::NUMBER).await;
-    for (calls, transport) in [Transport::Udp, Transport::Tcp, Transport::Tls]
-        .into_iter()
-        .enumerate()
+    for (calls, transport) in [
+        Transport::Udp,
+        Transport::Tcp,
+        Transport::Tls,
+        Transport::Ws,
+    ]
+    .into_iter()
+    .enumerate()
     {
         let report = service.call(transport, |_| {}).await;
         assert!(report.is_completed(), "{transport:?}: {:?}", report.steps);

@@ -69,6 +69,16 @@ impl Scene {
         assert_eq!(self.service.logged("The call ended"), 1, "{log}");
     }
 
+    /// Packets that reached the service, whatever became of them.
+    async fn packets_read(&self) -> f64 {
+        let mut read = 0.0;
+        for outcome in ["taken", "stranger", "closed_call", "duplicate", "late"] {
+            let name = format!("aftertone_media_packets_total{{outcome=\"{outcome}\"}}");
+            read += self.service.metric(&name).await;
+        }
+        read
+    }
+
     async fn dropped(&self, outcome: &str) -> f64 {
         let name = format!("aftertone_media_packets_total{{outcome=\"{outcome}\"}}");
         wait_for(async || Some(self.service.metric(&name).await).filter(|count| *count > 0.0)).await
@@ -143,6 +153,9 @@ async fn what_comes_before_the_answer_is_in_no_message() {
     for _ in 0..50 {
         rtp.send_to(&early.packet(), media).await.unwrap();
     }
+    // They have been read, by a thread that the call's INVITE would else overtake: by the first call,
+    // while it is not quite over, or by nobody.
+    wait_for(async || Some(scene.packets_read().await).filter(|read| *read >= 50.0)).await;
     let call = RawCall::start_from(scene.service.sip(), sip, rtp, |_| {}).await;
     call.until_beep_is_over().await;
     let (span, audio) = scene

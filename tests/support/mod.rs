@@ -6,11 +6,13 @@
 )]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+pub mod core;
 pub mod peers;
 pub mod phone;
 pub mod process;
 pub mod raw;
 pub mod sipp;
+pub mod softphone;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -164,7 +166,7 @@ pub fn config_in(dir: &Path, change: impl FnOnce(&mut Config)) -> Config {
         data_dir: dir.join("data"),
         ..Config::default()
     };
-    config.sip.listen = ["udp", "tcp", "tls"]
+    config.sip.listen = ["udp", "tcp", "tls", "ws"]
         .map(|transport| format!("{transport}://127.0.0.1:0").parse().unwrap())
         .to_vec();
     config.sip.tls_certificate = Some(dir.join("cert.pem"));

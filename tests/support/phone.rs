@@ -25,12 +25,11 @@ impl Call {
     pub fn start(target: Uri, transport: Transport, change: impl FnOnce(&mut CallPlan)) -> Self {
         let diversion = format!("<sip:{NUMBER}@core.example.com>;reason=user-busy;counter=1");
         let mut plan = CallPlan {
-            target,
             from: Some("sip:+4787654321@127.0.0.1".parse().unwrap()),
             headers: vec![(HeaderName::Diversion, diversion.into())],
             say: Some(voice(3000)),
-            digits: String::new(),
             longest: SOON,
+            ..CallPlan::to(target)
         };
         change(&mut plan);
         let (sender, steps) = mpsc::channel(32);

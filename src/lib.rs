@@ -30,6 +30,7 @@
 pub mod caller;
 pub mod clock;
 pub mod config;
+mod connections;
 pub mod domain;
 pub mod enrolment;
 pub mod http;

@@ -73,6 +73,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         &["domain", "sip::message", "sip::header"],
     ),
     // Shells.
+    ("connections", &[]),
     ("sip", &["telemetry"]),
     ("media", &["telemetry"]),
     ("storage", &["domain", "clock", "telemetry"]),
@@ -119,6 +120,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         &[
             "domain",
             "clock",
+            "connections",
             "storage",
             "enrolment",
             "telemetry",
@@ -165,6 +167,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         &[
             "domain",
             "clock",
+            "connections",
             "sip",
             "media",
             "mobile_core::pb",

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::http::connections;
+use crate::connections;
 use crate::http::layers;
 use crate::http::problem::problem;
 use crate::http::{BindError, Readiness};

@@ -12,7 +12,6 @@ pub mod auth;
 mod body;
 mod calls;
 pub mod conditional;
-mod connections;
 mod events;
 mod greetings;
 mod layers;
@@ -44,6 +43,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
+use crate::connections;
 use crate::enrolment;
 use crate::enrolment::Enrolment;
 use crate::storage::Storage;
@@ -51,7 +51,7 @@ use crate::storage::blob::Blobs;
 
 use body::Json;
 
-pub use connections::BindError;
+pub use crate::connections::BindError;
 pub use problem::ApiError;
 pub use readiness::Readiness;
 

@@ -17,15 +17,15 @@ mod sip_core;
 mod web;
 pub(crate) mod world;
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
+use crate::connections;
+use crate::connections::BindError;
 use crate::sandbox::relay::MediaRelay;
 use crate::sandbox::sip_core::SipCore;
 use crate::sandbox::world::{World, kept};
@@ -46,18 +46,8 @@ pub struct Sandbox {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// A listener could not be set up.
-    #[error(
-        "sandbox.{setting}: cannot listen on {address}; choose an address of this machine on which no other program listens"
-    )]
-    Bind {
-        /// The setting that names the address.
-        setting: &'static str,
-        /// The address.
-        address: SocketAddr,
-        /// The cause.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Bind(#[from] BindError),
     /// A setting makes no sense.
     #[error("{0}")]
     Setting(String),
@@ -100,7 +90,7 @@ impl Sandbox {
         if let Some(file) = &config.state_file {
             world.read_from(file)?;
         }
-        let (listener, http) = bind("http", config.http).await?;
+        let (listener, http) = connections::bind("sandbox.http", config.http).await?;
         let issuer = config
             .issuer
             .clone()
@@ -142,21 +132,4 @@ impl Sandbox {
     pub fn issuer(&self) -> &str {
         &self.issuer
     }
-}
-
-/// Listens on `address`, which the setting `setting` names. Returns the address with its port.
-pub(crate) async fn bind(
-    setting: &'static str,
-    address: SocketAddr,
-) -> Result<(TcpListener, SocketAddr), StartError> {
-    let bind = async {
-        let listener = TcpListener::bind(address).await?;
-        let bound = listener.local_addr()?;
-        Ok((listener, bound))
-    };
-    bind.await.map_err(|source| StartError::Bind {
-        setting,
-        address,
-        source,
-    })
 }

@@ -109,6 +109,42 @@ pub struct Flow {
     pub connection: u64,
 }
 
+impl Flow {
+    /// The flow for a datagram to `remote` from one of the addresses listened on, by the socket of `hint`
+    /// where that is possible.
+    pub(crate) fn of_datagram(
+        listen: &[(Transport, SocketAddr)],
+        remote: SocketAddr,
+        hint: Option<Self>,
+    ) -> Option<Self> {
+        let hinted = hint
+            .filter(|flow| flow.transport == Transport::Udp)
+            .map(|flow| flow.local);
+        let fits = |local: &SocketAddr| local.is_ipv4() == remote.is_ipv4();
+        let local = hinted
+            .filter(fits)
+            .or_else(|| listener(listen, Transport::Udp, remote))?;
+        Some(Self {
+            transport: Transport::Udp,
+            local,
+            remote,
+            connection: 0,
+        })
+    }
+}
+
+/// The first address listened on with a transport, in the address family of `like`.
+pub(crate) fn listener(
+    listen: &[(Transport, SocketAddr)],
+    transport: Transport,
+    like: SocketAddr,
+) -> Option<SocketAddr> {
+    let fits = |(of, address): &&(Transport, SocketAddr)| {
+        *of == transport && address.is_ipv4() == like.is_ipv4()
+    };
+    listen.iter().find(fits).map(|(_, address)| *address)
+}
+
 /// Names a question of a sans-IO core to its driver: a lookup, or a connection to be opened. Never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ResolveId(pub(crate) u64);

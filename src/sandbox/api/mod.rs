@@ -18,15 +18,16 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tracing::error;
 
+use crate::connections;
 use crate::mobile_core::pb;
 use crate::mobile_core::pb::wgtwo::consents::v1::consent_event_service_server::ConsentEventServiceServer;
 use crate::mobile_core::pb::wgtwo::sipbreakout::v0::sip_breakout_service_server as v0;
 use crate::mobile_core::pb::wgtwo::sipbreakout::v1::sip_breakout_service_server as v1;
+use crate::sandbox::StartError;
 use crate::sandbox::api::consents::ConsentEvents;
 use crate::sandbox::api::registrations::RegistrationApi;
 use crate::sandbox::config::Config;
 use crate::sandbox::world::World;
-use crate::sandbox::{StartError, bind};
 
 /// No request of this API is longer.
 const LONGEST_REQUEST: usize = 64 * 1024;
@@ -42,7 +43,7 @@ pub(crate) async fn start(
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) -> Result<SocketAddr, StartError> {
-    let (listener, address) = bind("grpc", config.grpc).await?;
+    let (listener, address) = connections::bind("sandbox.grpc", config.grpc).await?;
     let api = RegistrationApi::new(config, world);
     let events = ConsentEvents::new(config, world, stop);
     let v1 = v1::SipBreakoutServiceServer::new(api.clone());

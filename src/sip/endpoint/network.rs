@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use crate::sip::endpoint::Config;
 use crate::sip::flow::Flow;
 use crate::sip::flow::Transport;
+use crate::sip::flow::listener;
 use crate::sip::message::HeaderValue;
 use crate::sip::message::Host;
 use crate::sip::message::Scheme;
@@ -20,7 +21,7 @@ impl Config {
 
     /// Our address for a flow as peers are to see it, in Via and Contact.
     pub(super) fn sent_by(&self, flow: Flow) -> (Host, u16) {
-        let listener = self.listener(flow.transport, flow.local);
+        let listener = listener(&self.listen, flow.transport, flow.local);
         let port = match flow.transport {
             Transport::Udp => flow.local.port(),
             Transport::Tcp | Transport::Tls | Transport::Ws | Transport::Wss => {
@@ -45,9 +46,9 @@ impl Config {
         // Where a proxy ended the TLS, the flow is none, and its port takes none.
         let tls_port = match flow.transport {
             Transport::Tls | Transport::Wss => Some(port),
-            Transport::Udp | Transport::Tcp | Transport::Ws => self
-                .listener(Transport::Tls, flow.local)
-                .map(|address| address.port()),
+            Transport::Udp | Transport::Tcp | Transport::Ws => {
+                listener(&self.listen, Transport::Tls, flow.local).map(|address| address.port())
+            }
         };
         if let Some(tls_port) = tls_port.filter(|_| secure) {
             uri.scheme = Scheme::Sips;
@@ -63,26 +64,6 @@ impl Config {
 
     /// The flow for a datagram to `remote`, by the socket of `hint` where that is possible.
     pub(super) fn datagram_flow(&self, remote: SocketAddr, hint: Option<Flow>) -> Option<Flow> {
-        let hinted = hint
-            .filter(|flow| flow.transport == Transport::Udp)
-            .map(|flow| flow.local);
-        let fits = |local: &SocketAddr| local.is_ipv4() == remote.is_ipv4();
-        let local = hinted
-            .filter(fits)
-            .or_else(|| self.listener(Transport::Udp, remote))?;
-        Some(Flow {
-            transport: Transport::Udp,
-            local,
-            remote,
-            connection: 0,
-        })
-    }
-
-    /// The first listening address of a transport in the address family of `like`.
-    fn listener(&self, transport: Transport, like: SocketAddr) -> Option<SocketAddr> {
-        let fits = |(of, address): &&(Transport, SocketAddr)| {
-            *of == transport && address.is_ipv4() == like.is_ipv4()
-        };
-        self.listen.iter().find(fits).map(|(_, address)| *address)
+        Flow::of_datagram(&self.listen, remote, hint)
     }
 }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use crate::sip::flow::Flow;
 use crate::sip::flow::Transport;
+use crate::sip::flow::listener;
 use crate::sip::header::Via;
 use crate::sip::message::Host;
 use crate::sip::message::Params;
@@ -23,7 +24,7 @@ impl Addresses {
         match flow.transport {
             Transport::Udp => flow.local,
             _ => {
-                let listener = self.listener(flow.transport, flow.local);
+                let listener = listener(&self.0, flow.transport, flow.local);
                 let port = listener.unwrap_or(flow.local).port();
                 SocketAddr::new(flow.local.ip(), port)
             }
@@ -79,26 +80,6 @@ impl Addresses {
 
     /// The flow for a datagram to `remote`, by the socket of `hint` where that is possible.
     pub(super) fn datagram_flow(&self, remote: SocketAddr, hint: Option<Flow>) -> Option<Flow> {
-        let hinted = hint
-            .filter(|flow| flow.transport == Transport::Udp)
-            .map(|flow| flow.local);
-        let fits = |local: &SocketAddr| local.is_ipv4() == remote.is_ipv4();
-        let local = hinted
-            .filter(fits)
-            .or_else(|| self.listener(Transport::Udp, remote))?;
-        Some(Flow {
-            transport: Transport::Udp,
-            local,
-            remote,
-            connection: 0,
-        })
-    }
-
-    /// The first listening address of a transport in the address family of `like`.
-    fn listener(&self, transport: Transport, like: SocketAddr) -> Option<SocketAddr> {
-        let fits = |(of, address): &&(Transport, SocketAddr)| {
-            *of == transport && address.is_ipv4() == like.is_ipv4()
-        };
-        self.0.iter().find(fits).map(|(_, address)| *address)
+        Flow::of_datagram(&self.0, remote, hint)
     }
 }

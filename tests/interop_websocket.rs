@@ -61,7 +61,9 @@ async fn jssip_signs_on_as_a_number_of_the_sandbox() {
     let said = String::from_utf8_lossy(&output.stdout);
     let error = String::from_utf8_lossy(&output.stderr);
     assert_eq!(said, "registered\ncall 480\nunregistered\n", "{error}");
-    let output = jssip("sign_on.mjs", &[&url, ANNA, "guessed", BJARNE]).await;
-    let said = String::from_utf8_lossy(&output.unwrap().stdout).into_owned();
-    assert!(said.starts_with("refused 40"), "{said}");
+    assert!(output.status.success(), "{error}");
+    let refused = jssip("sign_on.mjs", &[&url, ANNA, "guessed", BJARNE]).await;
+    let refused = refused.expect("it was there before");
+    assert_eq!(String::from_utf8_lossy(&refused.stdout), "refused 401\n");
+    assert_eq!(refused.status.code(), Some(2));
 }

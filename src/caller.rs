@@ -4,7 +4,7 @@
 mod cue;
 pub(crate) mod talk;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +24,7 @@ use crate::media::sdp::{self, MediaParams, Preferences, SessionVersion};
 use crate::media::{self, Engine, RecordLimits};
 use crate::sip::digest::Credentials;
 use crate::sip::message::{HeaderName, HeaderValue, Host, Scheme, Uri};
+use crate::sip::transport::udp::route_to;
 use crate::sip::{
     self, CallError, Dialog, DialogEnd, ListenAddr, OutgoingCall, OutgoingEvent, OutgoingRequest,
     Sip, Transport,
@@ -460,21 +461,13 @@ async fn own_address_towards(target: &Uri) -> Result<IpAddr, PhoneError> {
             found.next().ok_or_else(no_address)?
         }
     };
-    let any: IpAddr = match address {
-        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    // Connecting a UDP socket sends nothing; it only chooses the way.
-    let way = UdpSocket::bind((any, 0)).and_then(|socket| {
-        socket.connect(address)?;
-        socket.local_addr()
-    });
-    way.map(|own| own.ip())
-        .map_err(|source| PhoneError::NoRoute { address, source })
+    route_to(address).map_err(|source| PhoneError::NoRoute { address, source })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::UdpSocket;
+
     use super::*;
 
     #[tokio::test(start_paused = true)]

@@ -7,6 +7,7 @@ mod tests;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use url::Url;
 
 use crate::domain::choice;
 use crate::enrolment;
@@ -177,6 +178,11 @@ impl Config {
             Some(url) => url.clone(),
             None => format!("http://{}", self.http.listen),
         }
+    }
+
+    /// The address of one of our pages, as a browser reaches it.
+    pub fn page(&self, path: &str) -> Result<Url, url::ParseError> {
+        Url::parse(&self.public_url())?.join(path)
     }
 
     /// How called and calling numbers are read. What the core is told to put before them is taken

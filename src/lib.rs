@@ -37,9 +37,12 @@ pub mod http;
 pub mod media;
 pub mod mobile_core;
 pub mod oauth;
+mod random;
 #[cfg(feature = "sandbox")]
 pub mod sandbox;
+pub mod secret;
 pub mod server;
+pub mod signals;
 pub mod sip;
 pub mod storage;
 pub mod telemetry;

@@ -13,7 +13,6 @@ use anyhow::{Context, bail};
 use metrics_exporter_prometheus::PrometheusHandle;
 use rand::TryRng;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
@@ -23,6 +22,7 @@ use crate::config::Config;
 use crate::http;
 use crate::http::{Readiness, admin};
 use crate::media::{self, Engine};
+use crate::signals::StopSignals;
 use crate::sip::{Sip, Transport};
 use crate::storage::Storage;
 use crate::storage::blob::Blobs;
@@ -73,19 +73,12 @@ pub struct Server {
 
 /// Runs the service until a signal, then drains it; a second signal ends the calls at once.
 pub async fn run(config: Config) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("signals cannot be received")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("signals cannot be received")?;
+    let mut stopped = StopSignals::listen()?;
     let server = Server::start(&config).await?;
     // Nobody may be reading any more, which is no reason to stop.
     drop(server.say_where(&mut io::stdout()));
-    let mut asked_to_stop = async || {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    };
     tokio::select! {
-        () = asked_to_stop() => {}
+        () = stopped.recv() => {}
         // Nobody can call any more: whoever watches over the process is to start it again.
         () = server.sip.ended() => {
             server.drain(std::future::ready(())).await;
@@ -93,7 +86,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         }
     }
     info!("Stopping: calls under way go on, new ones are refused; a second signal ends them");
-    server.drain(asked_to_stop()).await;
+    server.drain(stopped.recv()).await;
     info!("Stopped");
     Ok(())
 }

@@ -16,6 +16,9 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("clock", &["domain"]),
     ("telemetry", &[]),
+    ("random", &[]),
+    ("secret", &[]),
+    ("signals", &[]),
     ("vault", &["domain"]),
     // Pure: no socket, no task, no clock.
     ("sip::message", &[]),
@@ -106,6 +109,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "enrolment",
         &[
+            "secret",
             "domain",
             "clock",
             "vault",
@@ -118,6 +122,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "http",
         &[
+            "random",
+            "secret",
             "domain",
             "clock",
             "connections",
@@ -146,6 +152,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "server",
         &[
+            "signals",
             "domain",
             "clock",
             "sip",
@@ -165,6 +172,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "sandbox",
         &[
+            "random",
             "domain",
             "clock",
             "connections",

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use aftertone::clock::SystemClock;
 use aftertone::sandbox::Sandbox;
 use aftertone::server::Server;
+use aftertone::signals::StopSignals;
 use aftertone::telemetry;
 use anyhow::Context;
 use clap::Args;
@@ -20,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::commands::demo::settings::{Ports, Settings};
-use crate::commands::{STOP_DEADLINE, random, stopped};
+use crate::commands::{STOP_DEADLINE, random};
 
 #[derive(Args)]
 #[command(after_help = "Examples:
@@ -51,7 +52,7 @@ pub(crate) async fn run(options: &Options, out: &mut impl Write) -> anyhow::Resu
         filter: options.log.clone(),
         ..telemetry::Config::default()
     })?;
-    let mut stopped = stopped()?;
+    let mut stopped = StopSignals::listen()?;
     let data = Data::of(options.data.as_deref())?;
     let ports = Ports::choose(options.port_base, options.self_test)?;
     let settings = Settings::new(data.path(), ports)?;

@@ -22,8 +22,6 @@ use aftertone::storage::sqlite::{OpenError, SqliteStorage};
 use anyhow::Context;
 use rand::TryRng;
 use rand::rngs::SysRng;
-#[cfg(feature = "sandbox")]
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Reads a number from the command line.
 fn number(text: &str) -> Result<Msisdn, InvalidMsisdn> {
@@ -54,34 +52,6 @@ pub(crate) fn say(text: impl Display) {
 /// How long what runs beside a command has to end when it is asked to.
 #[cfg(feature = "sandbox")]
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
-
-/// Gives a word when somebody asks the process to stop.
-#[cfg(feature = "sandbox")]
-fn stopped() -> anyhow::Result<StopSignals> {
-    let listen = |kind| signal(kind).context("signals cannot be received");
-    Ok(StopSignals {
-        terminate: listen(SignalKind::terminate())?,
-        interrupt: listen(SignalKind::interrupt())?,
-    })
-}
-
-/// The two signals that ask a process to stop.
-#[cfg(feature = "sandbox")]
-struct StopSignals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-#[cfg(feature = "sandbox")]
-impl StopSignals {
-    /// Completes at the next of them.
-    async fn recv(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-}
 
 /// Bytes of the operating system's generator.
 fn random<const N: usize>() -> anyhow::Result<[u8; N]> {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use aftertone::clock::SystemClock;
 use aftertone::config;
 use aftertone::sandbox::{Config, Sandbox};
+use aftertone::signals::StopSignals;
 use aftertone::sip::Transport;
 use aftertone::telemetry;
 use anyhow::Context;
@@ -14,7 +15,7 @@ use clap::Args;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::commands::{STOP_DEADLINE, random, stopped};
+use crate::commands::{STOP_DEADLINE, random};
 
 #[derive(Args)]
 #[command(after_help = "Examples:
@@ -35,7 +36,7 @@ pub(crate) async fn run(options: &Options, out: &mut impl Write) -> anyhow::Resu
         Some(file) => config::read_toml(file)?,
         None => Config::default(),
     };
-    let mut stopped = stopped()?;
+    let mut stopped = StopSignals::listen()?;
     let tasks = TaskTracker::new();
     let stop = CancellationToken::new();
     let clock = Arc::new(SystemClock);

@@ -5,6 +5,9 @@ use jiff::tz::TimeZone;
 
 const MAX_NAME_CHARS: usize = 100;
 
+/// Of whoever has not chosen another.
+pub const DEFAULT_TIME_ZONE: &str = "Etc/UTC";
+
 /// Why a choice cannot be taken; the text goes on from the name of what was chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidChoice {

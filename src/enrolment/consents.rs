@@ -124,8 +124,8 @@ impl Enrolment {
     /// What the core refused it may take now.
     async fn consent_given(&self, subscriber: SubscriberId) -> Result<(), StorageError> {
         let registration = self.0.parts.storage.registration(subscriber).await?;
-        if registration.is_some_and(|one| one.state != RegistrationState::Active) {
-            self.0.keeper.try_now(subscriber).await?;
+        if let Some(one) = registration.filter(|one| one.state != RegistrationState::Active) {
+            self.0.keeper.try_now(one).await;
         }
         Ok(())
     }

@@ -9,7 +9,6 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::StreamExt;
 use futures_util::stream;
-use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 use tokio::time;
 use tracing::{info, warn};
@@ -22,6 +21,7 @@ use crate::enrolment::grants::GrantError;
 use crate::enrolment::{Enrolment, Left};
 use crate::mobile_core::{CoreError, MobileCore, TokenKind, Wish};
 use crate::oauth;
+use crate::secret::hash_secret;
 use crate::storage::{DepartureProgress, StorageError};
 use crate::telemetry;
 
@@ -124,7 +124,7 @@ impl Enrolment {
     /// and has not come back yet.
     pub async fn complete_leaving(&self, state: &str) -> Result<bool, StorageError> {
         let (storage, now) = (&self.0.parts.storage, self.0.parts.clock.now());
-        storage.take_return(&hash_of(state), now).await
+        storage.take_return(&hash_secret(state), now).await
     }
 
     /// Where the subscriber revokes his consent, if the identity server has such a page and can be
@@ -170,7 +170,10 @@ impl Enrolment {
             return Ok(None);
         };
         let ends_at = parts.clock.now().plus_millis(RETURN_WITHIN_MS);
-        parts.storage.add_return(&hash_of(&state), ends_at).await?;
+        parts
+            .storage
+            .add_return(&hash_secret(&state), ends_at)
+            .await?;
         Ok(Some(link))
     }
 
@@ -415,8 +418,4 @@ fn pause_ms(failures: u32, chance: f64) -> i64 {
     let pause = (FIRST_PAUSE_MS << doublings).min(LONGEST_PAUSE_MS);
     // So that departures that failed together do not come back together.
     (pause as f64 * (0.75 + chance / 2.0)) as i64
-}
-
-pub(super) fn hash_of(state: &str) -> [u8; 32] {
-    Sha256::digest(state).into()
 }

@@ -40,6 +40,7 @@ use crate::storage::{Storage, StorageError};
 use crate::vault::Vault;
 
 pub use crate::enrolment::config::Config;
+pub(crate) use crate::enrolment::sign_in::PENDING_SECS;
 
 /// Subscribers whose consent is gone and who wait to be let go; more wait with the keeper.
 const LOST: usize = 64;

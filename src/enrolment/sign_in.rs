@@ -11,22 +11,22 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 use serde_json::json;
 
+use crate::domain::choice::DEFAULT_TIME_ZONE;
 use crate::domain::{DepartureCause, Msisdn, Registration, Secret, Timestamp};
-use crate::enrolment::leaving::hash_of;
 use crate::enrolment::{Callback, Enrolment, SignIn, SignInError, SignedIn};
 use crate::oauth;
 use crate::oauth::{Authorization, Identity, Tokens};
+use crate::secret::hash_secret;
 use crate::storage::{NewEnrolment, NewSubscriber, StorageError};
 use crate::telemetry;
 
 /// A sign-in must come back within this: long enough to wait for an SMS and to read what is asked.
-const PENDING_MS: i64 = 600_000;
+pub(crate) const PENDING_SECS: u32 = 600;
+const PENDING_MS: i64 = PENDING_SECS as i64 * 1000;
 /// What pending sign-ins are sealed for, so that nothing else that is sealed passes for one.
 const BOUND_TO: &[u8] = b"pending sign-in";
 /// Longer than what we make, and than any code.
 const MAX_INPUT: usize = 4096;
-/// Until a newcomer chooses another in the settings.
-const TIME_ZONE: &str = "Etc/UTC";
 
 /// A sign-in on its way, as it stands in the cookie.
 #[derive(Deserialize)]
@@ -94,7 +94,7 @@ impl Enrolment {
         let claimed = self.0.claimed.lock();
         let mut claimed = claimed.unwrap_or_else(PoisonError::into_inner);
         claimed.retain(|_, until| *until > now);
-        match claimed.insert(hash_of(state.expose()), now.plus_millis(PENDING_MS)) {
+        match claimed.insert(hash_secret(state.expose()), now.plus_millis(PENDING_MS)) {
             None => Ok(()),
             Some(_) => Err(SignInError::Expired),
         }
@@ -123,7 +123,7 @@ impl Enrolment {
             subscriber: NewSubscriber {
                 number: identity.number,
                 name: None,
-                time_zone: TIME_ZONE.to_owned(),
+                time_zone: DEFAULT_TIME_ZONE.to_owned(),
                 language: parts.language.clone(),
             },
             sip_uri: parts.sip_uri.clone(),

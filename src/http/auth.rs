@@ -9,8 +9,8 @@ use crate::http::session::Session;
 use crate::http::{ApiError, Shared};
 use crate::storage::StorageError;
 
-pub use crate::http::secret::hash_secret;
-pub use crate::http::secret::new_secret;
+pub use crate::secret::hash_secret;
+pub use crate::secret::new_secret;
 
 /// The subscriber who asks. A handler that takes one runs for holders of a valid token or session
 /// only, and every storage call it makes is bound to this subscriber.

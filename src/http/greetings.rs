@@ -14,9 +14,9 @@ use crate::http::body::WavUpload;
 use crate::http::conditional::Validators;
 use crate::http::openapi;
 use crate::http::problem::Problem;
-use crate::http::secret;
 use crate::http::{ApiError, Shared};
 use crate::media::audio;
+use crate::secret;
 use crate::storage::blob::Blobs;
 
 /// A minute in 16 bits at 48 kHz, in stereo, and a little.

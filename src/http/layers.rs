@@ -17,8 +17,8 @@ use tracing::Instrument;
 
 use crate::http::pages::notice::Notice;
 use crate::http::problem::{ApiError, problem};
-use crate::http::random::Random;
-use crate::http::secret;
+use crate::random::Random;
+use crate::secret;
 use crate::telemetry;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

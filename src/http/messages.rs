@@ -17,8 +17,8 @@ use crate::http::conditional;
 use crate::http::openapi;
 use crate::http::page::{Page, given};
 use crate::http::problem::Problem;
-use crate::http::secret;
 use crate::http::{ApiError, Shared};
+use crate::secret;
 use crate::storage::blob::Blobs;
 use crate::storage::{Changed, MessageFilter};
 

@@ -21,10 +21,8 @@ mod openapi;
 mod page;
 mod pages;
 mod problem;
-mod random;
 pub mod readiness;
 mod registration;
-pub mod secret;
 mod session;
 mod settings;
 mod site;
@@ -46,12 +44,15 @@ use crate::clock::Clock;
 use crate::connections;
 use crate::enrolment;
 use crate::enrolment::Enrolment;
+use crate::random::Random;
 use crate::storage::Storage;
 use crate::storage::blob::Blobs;
 
 use body::Json;
 
 pub use crate::connections::BindError;
+pub use crate::http::pages::CALLBACK;
+pub use crate::secret;
 pub use problem::ApiError;
 pub use readiness::Readiness;
 
@@ -102,7 +103,7 @@ pub struct State {
     site: site::Site,
     enrolment: Option<Enrolment>,
     enrolment_config: enrolment::Config,
-    random: Arc<random::Random>,
+    random: Arc<Random>,
     uploads: Arc<Semaphore>,
     body_timeout: Duration,
     max_event_streams: usize,
@@ -133,7 +134,7 @@ impl State {
             site: site::Site::new(public_url),
             enrolment: None,
             enrolment_config: enrolment::Config::default(),
-            random: Arc::new(random::Random::from_seed(seed)),
+            random: Arc::new(Random::from_seed(seed)),
             uploads: Arc::new(Semaphore::new(UPLOADS_AT_ONCE)),
             body_timeout: Duration::from_millis(config.body_timeout_ms),
             max_event_streams: config.max_event_streams,

@@ -12,8 +12,9 @@ use crate::domain::{Secret, Subscriber, SubscriberId};
 use crate::http::Shared;
 use crate::http::pages::PageError;
 use crate::http::pages::notice::Notice;
-use crate::http::secret;
 use crate::http::site::{Cookie, Provenance};
+use crate::secret;
+use crate::secret::hash_secret;
 use crate::storage::{NewSession, StorageError};
 
 /// Bears the form token where a script of ours asks the API.
@@ -37,13 +38,13 @@ impl Session {
         headers: &HeaderMap,
     ) -> Result<HeaderValue, StorageError> {
         if let Some(old) = Cookie::Session.read(headers, &state.site) {
-            state.storage.end_session(&hash(&old)).await?;
+            state.storage.end_session(&hash_secret(&old)).await?;
         }
         let secret = secret::hex(&state.random.bytes::<32>());
         let seconds = u64::from(state.enrolment_config.session_days) * DAY_SECS;
         let now = state.clock.now();
         let session = NewSession {
-            hash: hash(&secret),
+            hash: hash_secret(&secret),
             subscriber,
             created_at: now,
             ends_at: state.enrolment_config.session_ends_at(now),
@@ -61,7 +62,7 @@ impl Session {
         let Some(secret) = Cookie::Session.read(headers, &state.site) else {
             return Ok(None);
         };
-        let (hash, now) = (hash(&secret), state.clock.now());
+        let (hash, now) = (hash_secret(&secret), state.clock.now());
         let subscriber = state.storage.subscriber_by_session(&hash, now).await?;
         Ok(subscriber.map(|subscriber| Self {
             subscriber,
@@ -76,7 +77,7 @@ impl Session {
 
     /// What the database knows it by.
     pub(crate) fn hash(&self) -> [u8; 32] {
-        hash(self.secret.expose())
+        hash_secret(self.secret.expose())
     }
 
     /// The token that the forms of this session bear. It tells nothing of the secret.
@@ -97,10 +98,6 @@ impl Session {
                 .is_some_and(|token| Secret::new(token) == self.form_token()),
         }
     }
-}
-
-fn hash(secret: &str) -> [u8; 32] {
-    secret::sha256(secret.as_bytes())
 }
 
 /// The session of the request, where there is one.

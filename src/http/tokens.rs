@@ -11,8 +11,8 @@ use crate::domain::{ApiToken, TokenId};
 use crate::http;
 use crate::http::auth::Owner;
 use crate::http::problem::Problem;
-use crate::http::secret;
 use crate::http::{ApiError, Shared};
+use crate::secret;
 use crate::storage::NewToken;
 
 /// More would be forgotten, and forgotten tokens are never revoked.

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
-use url::{Host, Url};
+use url::Url;
+
+use crate::oauth::is_loopback;
 
 /// The `[core]` section. Without an endpoint no number is registered.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -114,16 +116,11 @@ fn check_endpoint(endpoint: &str) -> Result<(), &'static str> {
         && url.fragment().is_none()
         && url.username().is_empty()
         && url.password().is_none();
-    let host = url.host().ok_or(SHAPE)?;
-    let is_here = match host {
-        Host::Domain(name) => name == "localhost",
-        Host::Ipv4(ip) => ip.is_loopback(),
-        Host::Ipv6(ip) => ip.is_loopback(),
-    };
+    url.host().ok_or(SHAPE)?;
     match url.scheme() {
         "https" | "http" if !is_bare => Err(SHAPE),
         "https" => Ok(()),
-        "http" if is_here => Ok(()),
+        "http" if is_loopback(&url) => Ok(()),
         "http" => Err(
             "core.endpoint: is http:// on another machine, where access tokens must not travel in clear; write https://",
         ),

@@ -149,7 +149,7 @@ pub(crate) fn read_url(text: &str) -> Result<Url, &'static str> {
 }
 
 /// Whether a URL names this machine.
-pub(crate) fn is_loopback(url: &Url) -> bool {
+pub fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => name == "localhost",
         Some(Host::Ipv4(address)) => address.is_loopback(),

@@ -23,7 +23,7 @@ use url::Url;
 use crate::domain::{Account, Msisdn, Secret, Timestamp};
 
 pub use crate::oauth::client::Client;
-pub use crate::oauth::config::Config;
+pub use crate::oauth::config::{Config, is_loopback};
 pub use crate::oauth::error::{Error, SetupError, Step};
 pub use crate::oauth::reach::Reached;
 

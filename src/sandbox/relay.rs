@@ -6,8 +6,8 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,7 +21,9 @@ use tracing::warn;
 
 use crate::domain::Msisdn;
 use crate::sandbox::sip_core::relay::{Description, Relay};
+use crate::sandbox::world::lock;
 use crate::sandbox::world::{Mode, World};
+use crate::sip::transport::udp::route_to;
 
 /// Calls relayed at the same time; the media of others pass by.
 const CALLS: usize = 100;
@@ -232,14 +234,7 @@ fn send(sides: &Sides, tag: &str, from: SocketAddr, packet: &[u8]) {
 
 /// A socket on the address of ours from which `media` is reached.
 fn socket_towards(media: SocketAddr) -> io::Result<(UdpSocket, SocketAddr)> {
-    let any: IpAddr = match media {
-        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    // Connecting a UDP socket sends nothing; it only chooses the way.
-    let way = std::net::UdpSocket::bind((any, 0))?;
-    way.connect(media)?;
-    let socket = std::net::UdpSocket::bind((way.local_addr()?.ip(), 0))?;
+    let socket = std::net::UdpSocket::bind((route_to(media)?, 0))?;
     socket.set_nonblocking(true)?;
     let local = socket.local_addr()?;
     Ok((UdpSocket::from_std(socket)?, local))
@@ -287,10 +282,6 @@ fn with_address(description: &str, local: SocketAddr) -> String {
         text += "\r\n";
     }
     text
-}
-
-fn lock(sides: &Sides) -> MutexGuard<'_, Vec<Side>> {
-    sides.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

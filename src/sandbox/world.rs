@@ -16,12 +16,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
 use tokio::sync::watch;
 
 use crate::clock::Clock;
 use crate::domain::{Msisdn, Timestamp};
+use crate::random::Random;
 use crate::sandbox::config::Config;
 
 pub(crate) use calls::{Call, CallLog};
@@ -105,20 +104,18 @@ impl Changes {
     }
 }
 
-/// A cryptographic generator behind a lock that is held for a few bytes only.
-pub(crate) struct Chance(Mutex<StdRng>);
+/// Where the secrets of the sandbox come from.
+pub(crate) struct Chance(Random);
 
 impl Chance {
     /// A generator that begins with this seed.
     pub(crate) fn from_seed(seed: [u8; 32]) -> Self {
-        Self(Mutex::new(StdRng::from_seed(seed)))
+        Self(Random::from_seed(seed))
     }
 
     /// Random bytes.
     pub(crate) fn bytes<const N: usize>(&self) -> [u8; N] {
-        let mut bytes = [0; N];
-        lock(&self.0).fill_bytes(&mut bytes);
-        bytes
+        self.0.bytes()
     }
 
     /// 256 bits of chance in the alphabet of URLs, after `prefix`.
@@ -134,7 +131,7 @@ impl Chance {
     }
 }
 
-/// A lock of the world. What a panic left behind is still whole: every change is one step.
-fn lock<T>(part: &Mutex<T>) -> MutexGuard<'_, T> {
+/// A lock of the sandbox. What a panic left behind is still whole: every change is one step.
+pub(crate) fn lock<T>(part: &Mutex<T>) -> MutexGuard<'_, T> {
     part.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use url::Url;
 
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::enrolment::{Enrolment, Parts, keys};
+use crate::http::CALLBACK;
 use crate::mobile_core::{Api, GrpcCore, MobileCore};
 use crate::oauth;
 use crate::server::seed;
@@ -24,15 +24,13 @@ pub(super) fn start(
     stop: &CancellationToken,
 ) -> anyhow::Result<Enrolment> {
     let vault = keys::open_vault(config.enrolment.token_key.as_ref(), &config.data_dir)?;
-    let public_url = config.public_url();
     let page = |path: &str| {
-        Url::parse(&public_url)
-            .and_then(|url| url.join(path))
-            .with_context(|| format!("public_url: {public_url} is no URL"))
+        let page = config.page(path);
+        page.with_context(|| format!("public_url: {} is no URL", config.public_url()))
     };
     let oauth = match &config.oauth {
         Some(oauth) => {
-            let callback = page("/auth/callback")?;
+            let callback = page(CALLBACK)?;
             let clock = Arc::clone(&clock);
             Some(oauth::Client::new(oauth, callback, clock, seed()?)?)
         }

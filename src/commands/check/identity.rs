@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use aftertone::clock::SystemClock;
 use aftertone::config::Config;
+use aftertone::http::CALLBACK;
 use aftertone::mobile_core::TokenKind;
 use aftertone::oauth::{Client, Error, Step};
-use url::Url;
 
 use crate::commands::check::{Finding, chain};
 
@@ -23,8 +23,8 @@ pub(super) async fn check(config: &Config) -> Vec<Finding> {
             Finding::ok(SETTING, "is not set, nobody can sign in on the web")
         }];
     };
-    let public_url = config.public_url();
-    let Ok(callback) = Url::parse(&public_url).and_then(|url| url.join("/auth/callback")) else {
+    let Ok(callback) = config.page(CALLBACK) else {
+        let public_url = config.public_url();
         let fault = format!("{public_url} is no URL to which a browser could be sent back");
         return vec![Finding::fail("public_url", fault)];
     };

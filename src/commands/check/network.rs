@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use aftertone::config::Config;
 use aftertone::media;
+use aftertone::oauth::is_loopback;
 use aftertone::sip::endpoint::Transport;
 use aftertone::sip::message::{Host, Uri};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -135,10 +136,9 @@ fn exposure(config: &Config) -> Vec<Finding> {
         .public_url
         .as_ref()
         .is_some_and(|url| url.starts_with("https://"));
-    let is_in_clear = config
-        .public_url
-        .as_deref()
-        .is_some_and(|url| url.starts_with("http://") && !is_of_this_machine(url));
+    let is_in_clear = config.public_url.as_deref().is_some_and(|url| {
+        url.starts_with("http://") && !Url::parse(url).is_ok_and(|url| is_loopback(&url))
+    });
     if is_in_clear || !config.http.listen.ip().is_loopback() && !is_tls_outside {
         findings.push(Finding::warn(
             "public_url",
@@ -166,16 +166,6 @@ fn exposure(config: &Config) -> Vec<Finding> {
         ));
     }
     findings
-}
-
-/// Whether a browser finds `url` on its own machine only.
-fn is_of_this_machine(url: &str) -> bool {
-    Url::parse(url).is_ok_and(|url| match url.host() {
-        Some(url::Host::Domain(name)) => name == "localhost",
-        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
-        Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
-        None => false,
-    })
 }
 
 fn is_private(ip: IpAddr) -> bool {

@@ -11,6 +11,7 @@ use aftertone::config::Config;
 use aftertone::domain::Secret;
 use aftertone::http;
 use aftertone::http::admin;
+use aftertone::http::secret::hex;
 use aftertone::media;
 use aftertone::mobile_core;
 use aftertone::oauth;
@@ -209,8 +210,4 @@ fn write_own(file: &Path, content: &str) -> io::Result<()> {
     let mut options = OpenOptions::new();
     let options = options.write(true).create(true).truncate(true).mode(0o600);
     options.open(file)?.write_all(content.as_bytes())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

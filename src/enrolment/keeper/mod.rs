@@ -75,18 +75,14 @@ impl Keeper {
         self.storage.registration(subscriber).await
     }
 
-    /// Lets the core be asked now for a subscriber's registration, if he has one: something has
-    /// changed that may make it succeed.
-    pub(crate) async fn try_now(&self, subscriber: SubscriberId) -> Result<(), StorageError> {
-        if let Some(registration) = self.storage.registration(subscriber).await? {
-            let command = Command::Register {
-                registration,
-                done: None,
-            };
-            // Where nobody takes it, there is no core to ask.
-            drop(self.commands.send(command).await);
-        }
-        Ok(())
+    /// Lets the core be asked now: something has changed that may make it succeed.
+    pub(crate) async fn try_now(&self, registration: Registration) {
+        let command = Command::Register {
+            registration,
+            done: None,
+        };
+        // Where nobody takes it, there is no core to ask.
+        drop(self.commands.send(command).await);
     }
 
     /// Says that a registration is gone from the storage. One that nobody tells of is noticed when

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use crate::http::conditional;
 use crate::http::pages::PageError;
 use crate::http::pages::notice::Notice;
-use crate::http::secret;
+use crate::secret;
 
 /// The style sheet of every page.
 pub(crate) static STYLE: LazyLock<Asset> = LazyLock::new(|| {

@@ -9,6 +9,7 @@ use jiff::Zoned;
 use jiff::tz::TimeZone;
 use serde::Deserialize;
 
+use crate::domain::choice::DEFAULT_TIME_ZONE;
 use crate::domain::{Message, MessageId, Secret, Subscriber, Timestamp, choice};
 use crate::http::Shared;
 use crate::http::page;
@@ -23,7 +24,7 @@ use crate::http::session::{OwnForm, Session, SignedIn};
 use crate::storage::{Changed, MessageFilter, SettingsChange};
 
 /// The zone of a subscriber who has not been asked.
-const NO_ZONE: &str = "Etc/UTC";
+const NO_ZONE: &str = DEFAULT_TIME_ZONE;
 
 #[derive(Template)]
 #[template(path = "welcome.html")]
@@ -38,8 +39,6 @@ struct Inbox {
     number: String,
     /// `good`, `wait` or `bad`.
     mood: &'static str,
-    /// Whether it will soon be otherwise.
-    waits: bool,
     headline: &'static str,
     explanation: String,
     offers_sign_in: bool,
@@ -110,14 +109,14 @@ async fn inbox(
     let next = page.cut(&mut messages, |message| message.facts.id);
     let counts = state.storage.counts(owner.id).await?;
     let registration = state.storage.registration(owner.id).await?;
-    let zone = Zone::of(owner, state.clock.now());
-    let routing = Routing::at(state.clock.now(), registration.as_ref());
+    let now = state.clock.now();
+    let zone = Zone::of(owner, now);
+    let routing = Routing::at(now, registration.as_ref());
     let (headline, explanation) = texts::routing(&routing, |at| zone.moment(at));
     Ok(Inbox {
         csrf: session.form_token(),
         number: owner.number.e164().to_owned(),
         mood: mood(&routing),
-        waits: matches!(routing, Routing::BeingSetUp | Routing::Unreachable { .. }),
         headline,
         explanation,
         offers_sign_in: state.is_open()

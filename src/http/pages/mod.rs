@@ -22,11 +22,13 @@ use crate::http::pages::notice::Notice;
 use crate::http::problem::chain;
 use crate::storage::StorageError;
 
+/// Where the identity server sends browsers back to.
+pub const CALLBACK: &str = "/auth/callback";
+
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
     media-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
 const OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-policy");
-const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
 /// Every page and what it loads.
 pub(crate) fn routes() -> Router<Shared> {
@@ -38,7 +40,7 @@ pub(crate) fn routes() -> Router<Shared> {
         .route("/time-zone", post(inbox::set_time_zone))
         .route("/enrol", get(sign_in::begin))
         .route("/enrol/{end}", get(sign_in::refused))
-        .route("/auth/callback", get(sign_in::complete))
+        .route(CALLBACK, get(sign_in::complete))
         .route(
             "/auth/logout",
             get(sign_in::ask_to_sign_out).post(sign_in::sign_out),
@@ -96,7 +98,6 @@ fn page(status: StatusCode, template: &impl Template) -> Response {
         (header::CONTENT_TYPE, "text/html; charset=utf-8"),
         (header::CONTENT_SECURITY_POLICY, POLICY),
         (OPENER_POLICY, "same-origin"),
-        (RESOURCE_POLICY, "same-origin"),
     ] {
         headers.insert(name, HeaderValue::from_static(value));
     }
@@ -106,7 +107,7 @@ fn page(status: StatusCode, template: &impl Template) -> Response {
     response
 }
 
-/// Sends the browser to a page of ours, with GET. `path` is never of a request's own words.
+/// Sends the browser on, with GET: to a page of ours, or to the identity server.
 fn see_other(path: &str) -> Response {
     let mut response = StatusCode::SEE_OTHER.into_response();
     if let Ok(path) = HeaderValue::from_str(path) {

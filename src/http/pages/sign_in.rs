@@ -8,7 +8,7 @@ use axum::response::Response;
 use serde::Deserialize;
 
 use crate::domain::Secret;
-use crate::enrolment::{Callback, SignInError};
+use crate::enrolment::{Callback, PENDING_SECS, SignInError};
 use crate::http::Shared;
 use crate::http::pages;
 use crate::http::pages::PageError;
@@ -18,9 +18,6 @@ use crate::http::pages::texts::Texts;
 use crate::http::problem::chain;
 use crate::http::session::{OwnForm, Session, SignedIn};
 use crate::http::site::Cookie;
-
-/// How long a browser may be away at the identity server.
-const PENDING_SECS: u64 = 600;
 
 #[derive(Template)]
 #[template(path = "sign_out.html")]
@@ -35,7 +32,7 @@ pub(crate) async fn begin(State(state): State<Shared>) -> Response {
     };
     match enrolment.begin().await {
         Ok(sign_in) => {
-            let cookie = Cookie::SignIn.set(&sign_in.pending, PENDING_SECS, &state.site);
+            let cookie = Cookie::SignIn.set(&sign_in.pending, PENDING_SECS.into(), &state.site);
             let cookie = cookie.expect("what is sealed is written in base64");
             pages::with_cookie(pages::see_other(sign_in.url.as_str()), cookie)
         }

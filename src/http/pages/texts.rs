@@ -4,6 +4,7 @@ use jiff::Zoned;
 use jiff::civil::Date;
 
 use crate::domain::DivertReason;
+use crate::domain::choice;
 use crate::http::pages::notice::Notice;
 use crate::http::registration::Routing;
 
@@ -70,7 +71,7 @@ impl Texts {
     pub(crate) const GO_ON: &'static str = "Go on to your operator";
 }
 
-/// `You have 2 new messages.`
+/// `2 new messages.`
 pub(crate) fn unread(count: u32) -> String {
     match count {
         0 => "No new messages.".into(),
@@ -92,7 +93,7 @@ pub(crate) fn erased_after(hours: u32) -> String {
 /// Whose time is shown.
 pub(crate) fn zone_note(zone: &str) -> String {
     match zone {
-        "Etc/UTC" => "All times are UTC.".into(),
+        choice::DEFAULT_TIME_ZONE => "All times are UTC.".into(),
         zone => {
             let city = zone.rsplit('/').next().unwrap_or(zone).replace('_', " ");
             format!("All times are {city} time.")

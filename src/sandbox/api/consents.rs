@@ -1,7 +1,7 @@
 //! `wgtwo.consents.v1`: the stream of consents that changed.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use futures_util::stream;
@@ -23,6 +23,7 @@ use crate::mobile_core::pb::wgtwo::events::v1::stream_configuration::{
 use crate::sandbox::api::caller;
 use crate::sandbox::api::queue::{Due, Queue, Terms};
 use crate::sandbox::config::Config;
+use crate::sandbox::world::lock;
 use crate::sandbox::world::{ConsentChange, ConsentKind, World};
 
 /// How long events can be delivered, and an unused queue is remembered.
@@ -78,7 +79,7 @@ impl ConsentEvents {
 
 impl Shared {
     fn queues(&self) -> MutexGuard<'_, Queues> {
-        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.queues)
     }
 
     /// The id after which a new queue begins.

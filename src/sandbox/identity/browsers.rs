@@ -1,7 +1,7 @@
 //! Browsers: each is known by a random cookie. Who is signed in stands behind it; the token that
 //! every form carries against cross-site posts is made of it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use axum::http::{HeaderMap, HeaderValue, header};
 use base64::Engine as _;
@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use crate::domain::{Msisdn, Timestamp};
+use crate::sandbox::world::lock;
 use crate::sandbox::world::{Chance, Expiring};
 
 /// Cookies know no ports: the name must not meet the service's on the same host.
@@ -78,9 +79,7 @@ impl Browsers {
 
     /// Who is signed in there.
     pub(crate) fn signed_in(&self, browser: &Browser, now: Timestamp) -> Option<SignedIn> {
-        let sessions = self.sessions.lock();
-        let sessions = sessions.unwrap_or_else(PoisonError::into_inner);
-        sessions.get(&browser.id, now).cloned()
+        lock(&self.sessions).get(&browser.id, now).cloned()
     }
 
     /// Signs `number` in. The browser gets a new cookie, so that nobody can have given it one that
@@ -90,17 +89,13 @@ impl Browsers {
         let new = self.browser(self.chance.secret(""));
         let until = now.plus_millis(SESSION_SECS * 1000);
         let session = SignedIn { number, at: now };
-        let sessions = self.sessions.lock();
-        let mut sessions = sessions.unwrap_or_else(PoisonError::into_inner);
-        sessions.insert(new.id.clone(), session, until, now);
+        lock(&self.sessions).insert(new.id.clone(), session, until, now);
         new
     }
 
     /// Signs out whoever is signed in there.
     pub(crate) fn sign_out(&self, browser: &Browser, now: Timestamp) {
-        let sessions = self.sessions.lock();
-        let mut sessions = sessions.unwrap_or_else(PoisonError::into_inner);
-        sessions.remove(&browser.id, now);
+        lock(&self.sessions).remove(&browser.id, now);
     }
 
     /// `Set-Cookie` for this browser.

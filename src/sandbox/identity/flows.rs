@@ -1,12 +1,13 @@
 //! Sign-ins under way: what was asked for, in which browser, and how far the person got.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use subtle::ConstantTimeEq;
 
 use crate::domain::{Msisdn, Timestamp};
 use crate::sandbox::identity::browsers::{Browser, SignedIn};
 use crate::sandbox::identity::request::AuthRequest;
+use crate::sandbox::world::lock;
 use crate::sandbox::world::{Chance, Expiring};
 
 /// A sign-in has to be finished within this.
@@ -165,6 +166,6 @@ impl Flows {
     }
 
     fn lock(&self) -> MutexGuard<'_, Expiring<String, Flow>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }

@@ -1,6 +1,6 @@
 //! The keys that sign ID tokens (RS256), and how they are shown to the world.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::{KeyPair, KeySize};
@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use crate::sandbox::StartError;
 use crate::sandbox::world::Chance;
+use crate::sandbox::world::lock;
 
 /// Keys shown: the one that signs, and those before it, with which tokens were signed that still
 /// hold.
@@ -50,7 +51,7 @@ impl Keys {
         let key = tokio::task::spawn_blocking(move || Key::generate(id)).await;
         let failed = |source| StartError::part("a key to sign ID tokens cannot be made", source);
         let key = key.map_err(|error| failed(error.into()))?.map_err(failed)?;
-        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut keys = lock(&self.keys);
         keys.insert(0, Arc::new(key));
         keys.truncate(SHOWN);
         Ok(())
@@ -102,7 +103,7 @@ impl Keys {
     }
 
     fn all(&self) -> Vec<Arc<Key>> {
-        let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let keys = lock(&self.keys);
         keys.clone()
     }
 

@@ -1,6 +1,6 @@
 //! Taking a consent back: the link that a client makes for its subscriber, and the page behind it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use askama::Template;
 use axum::Json;
@@ -18,6 +18,7 @@ use crate::sandbox::identity::params::Params;
 use crate::sandbox::identity::request::with_query;
 use crate::sandbox::identity::token::{form, is_at_home};
 use crate::sandbox::world::Expiring;
+use crate::sandbox::world::lock;
 
 /// A link is good for so long, once.
 const LINK_LIFE_MS: i64 = 15 * 60_000;
@@ -44,17 +45,17 @@ impl Links {
     }
 
     fn add(&self, secret: String, link: Link, now: Timestamp) {
-        let mut links = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut links = lock(&self.0);
         links.insert(secret, link, now.plus_millis(LINK_LIFE_MS), now);
     }
 
     fn of(&self, secret: &str, now: Timestamp) -> Option<Link> {
-        let links = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let links = lock(&self.0);
         links.get(secret, now).cloned()
     }
 
     fn take(&self, secret: &str, now: Timestamp) -> Option<Link> {
-        let mut links = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut links = lock(&self.0);
         links.remove(secret, now)
     }
 }

@@ -57,7 +57,7 @@ pub(crate) async fn page(
         csrf: &browser.csrf,
         query: &query,
     };
-    let back = params.get("post_logout_redirect_uri");
+    let back = identity.back(&params, hint.as_ref());
     let response = html::page(StatusCode::OK, &page, back);
     html::with_cookie(response, identity.browsers.cookie(&browser))
 }
@@ -87,19 +87,19 @@ impl Identity {
         (hint.iss == self.issuer).then_some(hint)
     }
 
+    /// Where the client wants to go afterwards, if it registered that.
+    fn back<'a>(&self, params: &'a Params, hint: Option<&Hint>) -> Option<&'a str> {
+        let client = hint.map(|hint| hint.aud.as_str());
+        let client = self.client(client.or_else(|| params.get("client_id"))?)?;
+        let back = params.get("post_logout_redirect_uri")?;
+        let mut known = client.post_logout_redirect_uris.iter();
+        known.any(|known| known == back).then_some(back)
+    }
+
     /// Ends the session; then to where the client wants, if it registered that.
     fn log_out(&self, browser: &Browser, params: &Params, hint: Option<&Hint>) -> Response {
         self.browsers.sign_out(browser, self.world.now());
-        let client = hint.map(|hint| hint.aud.as_str());
-        let client = client.or_else(|| params.get("client_id"));
-        let client = client.and_then(|id| self.client(id));
-        let back = params.get("post_logout_redirect_uri").filter(|uri| {
-            client.is_some_and(|client| {
-                let mut known = client.post_logout_redirect_uris.iter();
-                known.any(|known| known == uri)
-            })
-        });
-        match back {
+        match self.back(params, hint) {
             Some(back) => {
                 let state = params.get("state").map(|state| ("state", state));
                 let answer: Vec<_> = state.into_iter().collect();

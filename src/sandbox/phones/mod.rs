@@ -6,7 +6,7 @@ mod sayings;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,6 +23,7 @@ use crate::sandbox::config::Config;
 use crate::sandbox::phones::handset::Handset;
 use crate::sandbox::phones::sayings::Sayings;
 use crate::sandbox::sip_core::SipCore;
+use crate::sandbox::world::lock;
 use crate::sandbox::world::{Mode, World};
 use crate::sip::Transport;
 use crate::sip::message::{Host, Uri};
@@ -201,7 +202,7 @@ impl Phones {
 
     /// What the caller of a call heard, as WAV, once it is over.
     pub(crate) fn heard(&self, call: u64) -> Option<Bytes> {
-        let heard = self.0.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let heard = lock(&self.0.heard);
         let found = heard.iter().find(|(id, _)| *id == call);
         found.map(|(_, wav)| wav.clone())
     }
@@ -228,7 +229,7 @@ impl Phones {
     }
 
     fn keep(&self, id: u64, wav: Bytes) {
-        let mut heard = self.0.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut heard = lock(&self.0.heard);
         if heard.len() == HEARD {
             heard.pop_front();
         }

@@ -3,21 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-use crate::domain::{Msisdn, Secret};
-use crate::sandbox::config::{Behaviour, NumberConfig};
+use crate::domain::Msisdn;
+use crate::sandbox::config::Behaviour;
 use crate::sandbox::world::{Changes, lock};
 
 /// A number that exists.
-#[derive(Debug, Clone)]
-pub(crate) struct Number {
-    pub(crate) number: Msisdn,
-    /// What to call it on the page.
-    pub(crate) name: String,
-    /// With which a phone registers as this number.
-    pub(crate) password: Secret,
-    /// What its phone does when it is called.
-    pub(crate) behaviour: Behaviour,
-}
+pub(crate) use crate::sandbox::config::NumberConfig as Number;
 
 /// Who exists, and how his phone behaves.
 pub(crate) struct Numbers {
@@ -26,16 +17,9 @@ pub(crate) struct Numbers {
 }
 
 impl Numbers {
-    pub(crate) fn new(configured: &[NumberConfig], changes: Changes) -> Self {
-        let all = configured.iter().map(|number| {
-            let number = Number {
-                number: number.number.clone(),
-                name: number.name.clone(),
-                password: number.password.clone(),
-                behaviour: number.behaviour,
-            };
-            (number.number.clone(), number)
-        });
+    pub(crate) fn new(configured: &[Number], changes: Changes) -> Self {
+        let all = configured.iter();
+        let all = all.map(|number| (number.number.clone(), number.clone()));
         Self {
             all: Mutex::new(all.collect()),
             changes,
@@ -57,16 +41,11 @@ impl Numbers {
         lock(&self.all).contains_key(number)
     }
 
-    /// Changes what its phone does from the next call on; whether the number exists.
-    pub(crate) fn set_behaviour(&self, number: &Msisdn, behaviour: Behaviour) -> bool {
-        let exists = match lock(&self.all).get_mut(number) {
-            Some(number) => {
-                number.behaviour = behaviour;
-                true
-            }
-            None => false,
-        };
+    /// Changes what its phone does from the next call on, where the number exists.
+    pub(crate) fn set_behaviour(&self, number: &Msisdn, behaviour: Behaviour) {
+        if let Some(number) = lock(&self.all).get_mut(number) {
+            number.behaviour = behaviour;
+        }
         self.changes.note();
-        exists
     }
 }

@@ -174,14 +174,14 @@ impl UdpSockets {
 }
 
 /// The local address that the system would send from to reach `remote`. Sends nothing.
-pub(crate) fn route_to(remote: SocketAddr) -> Option<IpAddr> {
+pub(crate) fn route_to(remote: SocketAddr) -> io::Result<IpAddr> {
     let any: IpAddr = match remote {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
-    let socket = std::net::UdpSocket::bind((any, 0)).ok()?;
-    socket.connect(remote).ok()?;
-    Some(socket.local_addr().ok()?.ip())
+    let socket = std::net::UdpSocket::bind((any, 0))?;
+    socket.connect(remote)?;
+    Ok(socket.local_addr()?.ip())
 }
 
 /// What to tell peers instead of an address that means "all": the one that the default route begins at.

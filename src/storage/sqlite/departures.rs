@@ -14,8 +14,7 @@ pub(super) const INSERT: &str = "
     INSERT INTO departures
         (subscriber_id, number, cause, left_at, erase_at, sip_uri, expires_at, sealed, version,
          next_attempt_at)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, iif(?6 IS NULL AND ?8 IS NULL, NULL, ?4))
-    RETURNING *";
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, iif(?6 IS NULL AND ?8 IS NULL, NULL, ?4))";
 pub(super) const BRING_FORWARD: &str = "
     UPDATE departures SET erase_at = min(erase_at, ?2)
     WHERE subscriber_id = ?1 AND erase_at IS NOT NULL";

@@ -1,172 +1,171 @@
-//! G.711 in its two laws, and comfort noise (RFC 3389).
+//! The codecs of RTP, and what is to be known of each without decoding.
 
-use audio_codec_algorithms::{decode_alaw, decode_ulaw, encode_alaw, encode_ulaw};
+#[cfg(feature = "amr")]
+use crate::media::audio::amr;
+use crate::media::audio::g711::Law;
+use crate::media::audio::opus;
 
-/// A voice codec. Both take one byte a sample, 8,000 samples a second.
+/// Ticks per second. Time on the line is counted in ticks, in which the clocks of all codecs are
+/// whole numbers: a codec may change in mid-call without a seam.
+pub const TICK_RATE: u32 = 48_000;
+
+/// Ticks of a frame of 20 ms.
+pub const FRAME_TICKS: u32 = TICK_RATE / 50;
+
+/// A voice codec.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Codec {
-    /// G.711 µ-law, of North America and Japan.
+    /// G.711 µ-law.
     Pcmu,
-    /// G.711 A-law, of the rest of the world.
+    /// G.711 A-law.
     Pcma,
+    /// G.722 at 64 kbit/s: wideband, with the clock of a narrowband codec (RFC 3551 section 4.5.2).
+    G722,
+    /// Opus (RFC 6716, RFC 7587).
+    Opus,
+    /// AMR (RFC 4867).
+    #[cfg(feature = "amr")]
+    Amr(amr::Packing),
+    /// AMR-WB, also called G.722.2 (RFC 4867).
+    #[cfg(feature = "amr")]
+    AmrWb(amr::Packing),
 }
 
 impl Codec {
-    /// The encoding name of `a=rtpmap` (RFC 3551 section 6).
+    /// The encoding name of `a=rtpmap`.
     pub const fn encoding_name(self) -> &'static str {
         match self {
             Self::Pcmu => "PCMU",
             Self::Pcma => "PCMA",
+            Self::G722 => "G722",
+            Self::Opus => "opus",
+            #[cfg(feature = "amr")]
+            Self::Amr(_) => "AMR",
+            #[cfg(feature = "amr")]
+            Self::AmrWb(_) => "AMR-WB",
         }
     }
 
-    /// The payload type that needs no `a=rtpmap` (RFC 3551 section 6).
-    pub const fn static_payload_type(self) -> u8 {
+    /// The payload type that needs no `a=rtpmap` (RFC 3551 section 6), if the codec has one.
+    pub const fn static_payload_type(self) -> Option<u8> {
+        match self {
+            Self::Pcmu => Some(0),
+            Self::Pcma => Some(8),
+            Self::G722 => Some(9),
+            Self::Opus => None,
+            #[cfg(feature = "amr")]
+            Self::Amr(_) | Self::AmrWb(_) => None,
+        }
+    }
+
+    /// Hertz of the RTP timestamp and of `a=rtpmap`. For G.722 that is half of
+    /// [`Codec::sample_rate`], for Opus always 48,000.
+    pub const fn clock_rate(self) -> u32 {
+        match self {
+            Self::Pcmu | Self::Pcma | Self::G722 => 8_000,
+            Self::Opus => 48_000,
+            #[cfg(feature = "amr")]
+            Self::Amr(_) => 8_000,
+            #[cfg(feature = "amr")]
+            Self::AmrWb(_) => 16_000,
+        }
+    }
+
+    /// Ticks of one step of the RTP timestamp.
+    pub const fn clock_ticks(self) -> u32 {
+        TICK_RATE / self.clock_rate()
+    }
+
+    /// The third field of `a=rtpmap`, where there has to be one: 2 for Opus, whatever is sent
+    /// (RFC 7587 section 7).
+    pub const fn channels_in_sdp(self) -> Option<u8> {
+        match self {
+            Self::Opus => Some(2),
+            _ => None,
+        }
+    }
+
+    /// Samples per second of what it decodes to without loss of band.
+    pub const fn sample_rate(self) -> u32 {
+        match self {
+            Self::Pcmu | Self::Pcma => 8_000,
+            Self::G722 => 16_000,
+            Self::Opus => 48_000,
+            #[cfg(feature = "amr")]
+            Self::Amr(_) => 8_000,
+            #[cfg(feature = "amr")]
+            Self::AmrWb(_) => 16_000,
+        }
+    }
+
+    /// Whether RFC 3389's comfort noise may stand in for silence: the codec has no such thing of
+    /// its own, and its clock is that of the noise.
+    pub const fn takes_comfort_noise(self) -> bool {
+        matches!(self, Self::Pcmu | Self::Pcma | Self::G722)
+    }
+
+    /// How many ticks a payload lasts; `None` if it is no payload of this codec. At most 120 ms for
+    /// Opus (RFC 6716 section 3.4) and a few hundred for the others, in the largest datagram.
+    pub fn duration(self, payload: &[u8]) -> Option<u32> {
+        match self {
+            Self::Pcmu | Self::Pcma | Self::G722 => {
+                let bytes = u32::try_from(payload.len()).ok()?;
+                (1..=MAX_SAMPLE_BYTES)
+                    .contains(&bytes)
+                    .then_some(bytes * self.clock_ticks())
+            }
+            Self::Opus => opus::duration(payload),
+            #[cfg(feature = "amr")]
+            Self::Amr(packing) => amr::duration(amr::Band::Narrow, packing, payload),
+            #[cfg(feature = "amr")]
+            Self::AmrWb(packing) => amr::duration(amr::Band::Wide, packing, payload),
+        }
+    }
+
+    /// How many codecs there are, each packing for itself.
+    pub(super) const COUNT: usize = if cfg!(feature = "amr") { 8 } else { 4 };
+
+    /// The place of this one among them.
+    pub(super) const fn index(self) -> usize {
         match self {
             Self::Pcmu => 0,
-            Self::Pcma => 8,
+            Self::Pcma => 1,
+            Self::G722 => 2,
+            Self::Opus => 3,
+            #[cfg(feature = "amr")]
+            Self::Amr(packing) => 4 + packing as usize,
+            #[cfg(feature = "amr")]
+            Self::AmrWb(packing) => 6 + packing as usize,
         }
     }
 
-    /// The code of silence, to fill a frame with.
-    pub const fn silence(self) -> u8 {
+    /// The law of G.711, if it is that.
+    pub const fn law(self) -> Option<Law> {
         match self {
-            Self::Pcmu => 0xFF,
-            Self::Pcma => 0xD5,
+            Self::Pcmu => Some(Law::Mu),
+            Self::Pcma => Some(Law::A),
+            _ => None,
         }
     }
 
-    /// Encodes as many samples as both slices hold, and tells how many that were.
-    pub fn encode(self, samples: &[i16], payload: &mut [u8]) -> usize {
+    /// A payload of 20 ms of silence.
+    pub fn silence(self) -> &'static [u8] {
         match self {
-            Self::Pcmu => convert(samples, payload, encode_ulaw),
-            Self::Pcma => convert(samples, payload, encode_alaw),
-        }
-    }
-
-    /// Decodes as many samples as both slices hold, and tells how many that were.
-    pub fn decode(self, payload: &[u8], samples: &mut [i16]) -> usize {
-        match self {
-            Self::Pcmu => convert(payload, samples, decode_ulaw),
-            Self::Pcma => convert(payload, samples, decode_alaw),
-        }
-    }
-}
-
-fn convert<A: Copy, B>(from: &[A], to: &mut [B], one: impl Fn(A) -> B) -> usize {
-    for (from, to) in from.iter().zip(to.iter_mut()) {
-        *to = one(*from);
-    }
-    from.len().min(to.len())
-}
-
-/// White noise at the level a comfort noise packet tells (RFC 3389). Its spectral shape is left
-/// aside: at such levels nobody hears it.
-#[derive(Debug, Clone)]
-pub struct ComfortNoise {
-    state: u32,
-    peak: i32,
-}
-
-impl ComfortNoise {
-    /// Noise at `level` dB below overload (RFC 3389 section 3.1: 0 to 127).
-    pub fn at_level(level: u8) -> Self {
-        // The root mean square of noise that is spread evenly up to a peak is peak / √3.
-        let rms = 32_768.0 * 10_f32.powf(-f32::from(level.min(127)) / 20.0);
-        let peak = (rms * 3_f32.sqrt()).min(32_767.0);
-        Self {
-            state: 0x9E37_79B9,
-            peak: peak.round() as i32,
-        }
-    }
-
-    /// Reads a comfort noise payload. An empty one, which some devices send, is silence.
-    pub fn from_payload(payload: &[u8]) -> Self {
-        Self::at_level(payload.first().map_or(127, |level| level & 0x7F))
-    }
-
-    /// Fills `samples` with the next stretch of noise.
-    pub fn fill(&mut self, samples: &mut [i16]) {
-        for sample in samples {
-            // xorshift32: never zero when begun with a number that is not.
-            self.state ^= self.state << 13;
-            self.state ^= self.state >> 17;
-            self.state ^= self.state << 5;
-            let unit = i64::from(self.state as i32);
-            *sample = ((unit * i64::from(self.peak)) >> 31) as i16;
+            Self::Pcmu => const { &[Law::Mu.silence(); 160] },
+            Self::Pcma => const { &[Law::A.silence(); 160] },
+            Self::G722 => &[G722_SILENCE; 160],
+            Self::Opus => &opus::SILENCE,
+            #[cfg(feature = "amr")]
+            Self::Amr(packing) => amr::silence(packing),
+            #[cfg(feature = "amr")]
+            Self::AmrWb(packing) => amr::silence(packing),
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// More than a datagram of 1,500 bytes carries.
+const MAX_SAMPLE_BYTES: u32 = 1_600;
 
-    fn rms(samples: &[i16]) -> f64 {
-        let sum: f64 = samples.iter().map(|s| f64::from(*s).powi(2)).sum();
-        (sum / samples.len() as f64).sqrt()
-    }
-
-    #[test]
-    fn every_code_survives_decoding_and_encoding() {
-        for codec in [Codec::Pcmu, Codec::Pcma] {
-            for code in 0..=u8::MAX {
-                let (mut sample, mut back) = ([0], [0]);
-                codec.decode(&[code], &mut sample);
-                codec.encode(&sample, &mut back);
-                // µ-law has two codes for zero.
-                let same = back[0] == code || (codec == Codec::Pcmu && code == 0x7F);
-                assert!(
-                    same,
-                    "{codec:?} {code:#04x} -> {} -> {:#04x}",
-                    sample[0], back[0]
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn codes_are_those_of_the_standard() {
-        let samples = [0, i16::MAX, i16::MIN];
-        let mut payload = [0; 3];
-        Codec::Pcmu.encode(&samples, &mut payload);
-        assert_eq!(payload, [0xFF, 0x80, 0x00]);
-        Codec::Pcma.encode(&samples, &mut payload);
-        assert_eq!(payload, [0xD5, 0xAA, 0x2A]);
-    }
-
-    #[test]
-    fn silence_decodes_to_next_to_nothing() {
-        for codec in [Codec::Pcmu, Codec::Pcma] {
-            let mut samples = [999; 4];
-            assert_eq!(codec.decode(&[codec.silence(); 4], &mut samples), 4);
-            assert!(samples.iter().all(|s| s.abs() <= 8), "{samples:?}");
-        }
-    }
-
-    #[test]
-    fn the_shorter_slice_decides() {
-        assert_eq!(Codec::Pcma.encode(&[0; 200], &mut [0; 160]), 160);
-        assert_eq!(Codec::Pcmu.decode(&[0; 80], &mut [0; 160]), 80);
-        assert_eq!(Codec::Pcmu.decode(&[], &mut [0; 160]), 0);
-    }
-
-    #[test]
-    fn comfort_noise_has_the_level_it_was_told() {
-        let mut samples = vec![0; 16_000];
-        for level in [0, 30, 45, 60, 70] {
-            ComfortNoise::from_payload(&[level, 200, 3]).fill(&mut samples);
-            let dbov = 20.0 * (rms(&samples) / 32_768.0).log10();
-            // Full scale cannot be reached by noise: its peaks would not fit.
-            let expected = -f64::from(level).max(4.77);
-            assert!((dbov - expected).abs() < 1.0, "{level}: {dbov}");
-        }
-    }
-
-    #[test]
-    fn comfort_noise_without_level_is_silence() {
-        let mut samples = [1; 160];
-        ComfortNoise::from_payload(&[]).fill(&mut samples);
-        assert!(samples.iter().all(|s| s.abs() <= 1));
-    }
-}
+/// The smallest step in both bands, which the predictors take for none: any other code, repeated,
+/// grows into a tone.
+const G722_SILENCE: u8 = 0xFF;

@@ -1,78 +1,141 @@
 //! Recordings that are played to callers.
 
+use std::fmt;
+use std::sync::OnceLock;
 use std::time::Duration;
 
-use crate::media::audio::FRAME_SAMPLES;
 use crate::media::audio::SAMPLE_RATE;
 use crate::media::audio::codec::Codec;
+use crate::media::audio::encoder::Encoder;
+use crate::media::audio::resample;
+use crate::media::audio::wav;
 use crate::media::audio::wav::WavError;
-use crate::media::audio::wav::read_wav;
 
-/// A recording to play, with the frames of both codecs made once: share it by `Arc`, and playing
-/// costs no more than copying bytes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A recording to play. Share it by `Arc`: its frames are made once per codec, and playing costs
+/// no more than copying bytes.
+///
+/// Encoding takes milliseconds, with Opus a hundredth of the recording's length: call
+/// [`Prompt::prepare`] where that disturbs nobody, before a media worker asks for the first frame.
+#[derive(Clone)]
 pub struct Prompt {
     samples: Box<[i16]>,
-    pcmu: Box<[u8]>,
-    pcma: Box<[u8]>,
+    rate: u32,
+    encoded: [OnceLock<Frames>; Codec::COUNT],
 }
 
 impl Prompt {
-    /// Prepares 8 kHz mono samples. The last frame is filled up with silence.
+    /// A recording of mono samples at [`SAMPLE_RATE`]. The last frame is filled up with silence.
     pub fn from_samples(samples: impl Into<Box<[i16]>>) -> Self {
-        let samples = samples.into();
+        Self::at_rate(samples, SAMPLE_RATE)
+    }
+
+    /// A recording of mono samples at `rate` per second, 8,000 to 48,000.
+    pub fn at_rate(samples: impl Into<Box<[i16]>>, rate: u32) -> Self {
         Self {
-            pcmu: encode(Codec::Pcmu, &samples),
-            pcma: encode(Codec::Pcma, &samples),
-            samples,
+            samples: samples.into(),
+            rate,
+            encoded: Default::default(),
         }
     }
 
-    /// Prepares a WAV file of any usual kind; see [`read_wav`].
+    /// A WAV file of any usual kind, at its own rate; see [`wav::read_wav_at_rate`].
     pub fn from_wav(file: &[u8]) -> Result<Self, WavError> {
-        read_wav(file).map(Self::from_samples)
+        let (samples, rate) = wav::read_wav_at_rate(file)?;
+        Ok(Self::at_rate(samples, rate))
     }
 
-    /// The audio: 8 kHz, mono.
+    /// The audio as it is kept: mono, at [`Prompt::rate`].
     pub fn samples(&self) -> &[i16] {
         &self.samples
+    }
+
+    /// Samples per second of [`Prompt::samples`].
+    pub fn rate(&self) -> u32 {
+        self.rate
     }
 
     /// How long it plays, without the silence of the last frame.
     pub fn duration(&self) -> Duration {
         let samples = self.samples.len() as u64;
-        Duration::from_micros(samples * 1_000_000 / u64::from(SAMPLE_RATE))
+        Duration::from_micros(samples * 1_000_000 / u64::from(self.rate))
     }
 
-    /// Number of 20 ms frames.
+    /// Number of 20 ms frames, the same for every codec.
     pub fn frame_count(&self) -> usize {
-        self.pcmu.len() / FRAME_SAMPLES
+        (50 * self.samples.len()).div_ceil(self.rate as usize)
     }
 
-    /// The payload of frame `index`: [`FRAME_SAMPLES`] bytes, or `None` after the end.
+    /// Encodes for `codec`, unless that was done before.
+    pub fn prepare(&self, codec: Codec) {
+        self.encoded(codec);
+    }
+
+    /// Whether [`Prompt::prepare`] has nothing left to do.
+    pub fn is_prepared(&self, codec: Codec) -> bool {
+        self.encoded[codec.index()].get().is_some()
+    }
+
+    /// The payload of frame `index`, or `None` after the end. Without [`Prompt::prepare`] the
+    /// first call of a codec encodes the whole recording.
     pub fn frame(&self, codec: Codec, index: usize) -> Option<&[u8]> {
-        let start = index.checked_mul(FRAME_SAMPLES)?;
-        let end = start.checked_add(FRAME_SAMPLES)?;
-        self.encoded(codec).get(start..end)
+        self.encoded(codec).get(index)
     }
 
     /// All payloads, in order.
-    pub fn frames(&self, codec: Codec) -> impl ExactSizeIterator<Item = &[u8]> {
-        self.encoded(codec).chunks_exact(FRAME_SAMPLES)
+    pub fn frames(&self, codec: Codec) -> impl Iterator<Item = &[u8]> {
+        let frames = self.encoded(codec);
+        (0..self.frame_count()).map_while(|index| frames.get(index))
     }
 
-    fn encoded(&self, codec: Codec) -> &[u8] {
-        match codec {
-            Codec::Pcmu => &self.pcmu,
-            Codec::Pcma => &self.pcma,
-        }
+    fn encoded(&self, codec: Codec) -> &Frames {
+        self.encoded[codec.index()].get_or_init(|| Frames::encode(codec, &self.samples, self.rate))
     }
 }
 
-fn encode(codec: Codec, samples: &[i16]) -> Box<[u8]> {
-    let mut payload = vec![codec.silence(); samples.len().next_multiple_of(FRAME_SAMPLES)];
-    codec.encode(samples, &mut payload);
-    payload.into()
+impl fmt::Debug for Prompt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Prompt")
+            .field("duration", &self.duration())
+            .field("rate", &self.rate)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Payloads one after the other.
+#[derive(Clone)]
+struct Frames {
+    bytes: Box<[u8]>,
+    /// Where each payload ends.
+    ends: Box<[u32]>,
+}
+
+impl Frames {
+    fn encode(codec: Codec, samples: &[i16], rate: u32) -> Self {
+        let mut encoder = Encoder::for_rate(codec, rate);
+        let resampled;
+        let samples = if rate == encoder.rate() {
+            samples
+        } else {
+            resampled = resample::convert(samples, rate, encoder.rate());
+            &resampled
+        };
+        let mut bytes = Vec::new();
+        let ends = samples.chunks(encoder.frame_samples()).map(|frame| {
+            encoder.encode(frame, &mut bytes);
+            u32::try_from(bytes.len()).expect("minutes of audio take megabytes")
+        });
+        let ends = ends.collect();
+        Self {
+            bytes: bytes.into(),
+            ends,
+        }
+    }
+
+    fn get(&self, index: usize) -> Option<&[u8]> {
+        let end = *self.ends.get(index)?;
+        let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
+        self.bytes.get(start as usize..end as usize)
+    }
 }
 
 #[cfg(test)]
@@ -94,8 +157,9 @@ mod tests {
             for (index, frame) in frames.iter().enumerate() {
                 assert_eq!(prompt.frame(codec, index), Some(*frame));
                 let spoken = if index < 2 { 160 } else { 80 };
-                assert!(frame[..spoken].iter().all(|code| *code != codec.silence()));
-                assert!(frame[spoken..].iter().all(|code| *code == codec.silence()));
+                let silence = codec.silence()[0];
+                assert!(frame[..spoken].iter().all(|code| *code != silence));
+                assert!(frame[spoken..].iter().all(|code| *code == silence));
             }
             assert_eq!(prompt.frame(codec, 3), None);
             assert_eq!(prompt.frame(codec, usize::MAX), None);

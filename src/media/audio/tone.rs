@@ -25,8 +25,13 @@ pub struct Tone {
 impl Tone {
     /// A tone of `frequency_hz` whose peaks reach `amplitude`, of 1.0 at most.
     pub fn new(frequency_hz: f64, amplitude: f64) -> Self {
+        Self::at_rate(frequency_hz, amplitude, SAMPLE_RATE)
+    }
+
+    /// The same at `rate` samples a second.
+    pub fn at_rate(frequency_hz: f64, amplitude: f64, rate: u32) -> Self {
         Self {
-            step: TAU * frequency_hz / f64::from(SAMPLE_RATE),
+            step: TAU * frequency_hz / f64::from(rate),
             phase: 0.0,
             peak: amplitude.clamp(0.0, 1.0) * f64::from(i16::MAX),
         }

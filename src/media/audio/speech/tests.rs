@@ -3,8 +3,8 @@ use super::*;
 use std::f64::consts::TAU;
 use std::fs;
 
-use crate::media::audio::codec::Codec;
-use crate::media::audio::codec::ComfortNoise;
+use crate::media::audio::ComfortNoise;
+use crate::media::audio::g711::Law;
 use crate::media::audio::tone::Tone;
 use crate::media::audio::wav::read_wav;
 
@@ -92,14 +92,14 @@ fn sentences(db: f64) -> Vec<Vec<i16>> {
 #[test]
 fn whole_sentences_are_heard_through_both_codecs_however_quiet() {
     for quieter in [0.0, 10.0, 20.0, 30.0] {
-        for (sentence, codec) in sentences(quieter)
+        for (sentence, law) in sentences(quieter)
             .iter()
-            .zip([Codec::Pcma, Codec::Pcmu].iter().cycle())
+            .zip([Law::A, Law::Mu].iter().cycle())
         {
             let mut line = [noise(68, SECOND), sentence.clone(), noise(68, 3 * SECOND)].concat();
             let mut coded = vec![0; line.len()];
-            codec.encode(&line, &mut coded);
-            codec.decode(&coded, &mut line);
+            law.encode(&line, &mut coded);
+            law.decode(&coded, &mut line);
 
             let detector = heard(&[&line]);
             // 50 ms of silence before the speech, 150 ms after it, and a soft beginning and end.
@@ -192,12 +192,12 @@ fn comfort_noise_that_sets_in_is_silence_after_a_moment_of_doubt() {
 
 #[test]
 fn comfort_noise_stays_silence_after_both_codecs() {
-    for codec in [Codec::Pcmu, Codec::Pcma] {
+    for law in [Law::Mu, Law::A] {
         let samples = noise(60, 5 * SECOND);
         let (mut coded, mut line) = (vec![0; samples.len()], vec![0; samples.len()]);
-        codec.encode(&samples, &mut coded);
-        codec.decode(&coded, &mut line);
-        assert_eq!(heard(&[&line]).speech_samples(), 0, "{codec:?}");
+        law.encode(&samples, &mut coded);
+        law.decode(&coded, &mut line);
+        assert_eq!(heard(&[&line]).speech_samples(), 0, "{law:?}");
     }
 }
 

@@ -78,10 +78,10 @@ fn every_depth_gives_the_same_audio() {
 
 #[test]
 fn g711_is_decoded() {
-    for (tag, codec) in [(6, Codec::Pcma), (7, Codec::Pcmu)] {
+    for (tag, law) in [(6, Law::A), (7, Law::Mu)] {
         let codes: Vec<u8> = (0..=255).collect();
         let mut samples = vec![0; 256];
-        codec.decode(&codes, &mut samples);
+        law.decode(&codes, &mut samples);
         assert_eq!(read_wav(&wav(tag, 1, 8_000, 8, &codes)).unwrap(), samples);
     }
 }

@@ -1,16 +1,20 @@
 //! Which call a packet belongs to, when all calls of a worker share one port.
 //!
 //! A call is known by the address its session description tells, or by where its first valid
-//! packet came from. Where an address cannot tell two calls apart, a call gets a port of its own.
+//! packet came from; with ICE by our user fragment, and then by the addresses from which signed
+//! checks have come. Where an address cannot tell two calls apart, a call gets a port of its own.
 //! Whoever is unknown is told apart from callers without keeping anything about him.
 
-use std::collections::HashMap;
+mod hash;
+
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::time::Duration;
 use std::time::Instant;
 
+use crate::media::demux::hash::Map;
+use crate::media::sdp::Keying;
 use crate::media::sdp::MediaParams;
 
 /// The socket that calls share; the others belong to one call each.
@@ -19,6 +23,8 @@ pub const SHARED: u16 = 0;
 /// For so long an address is remembered after its call, so that packets which come late, or from
 /// a peer that has not heard the goodbye yet, do not enter another call.
 const QUARANTINE: Duration = Duration::from_secs(5);
+/// So many addresses a call may have proven at once.
+const MAX_PROVEN: usize = 16;
 /// So many closed addresses are remembered.
 const MAX_QUARANTINED: usize = 16_384;
 
@@ -38,6 +44,9 @@ pub enum Verdict {
     Known(LegId),
     /// A call's first packet, from an address that its session description did not tell.
     Latched(LegId),
+    /// Perhaps the first of a call whose packets are signed: if it is, [`Demux::latch`] wants to
+    /// know.
+    Guest(LegId),
     /// A closed call's.
     Closed,
     /// Nobody's.
@@ -51,6 +60,8 @@ pub enum Kind {
     Rtp(u8),
     /// RTCP.
     Rtcp,
+    /// A handshake for keys.
+    Dtls,
 }
 
 /// No port can tell this call from the others.
@@ -67,12 +78,14 @@ pub struct Demux {
     owners: Vec<Option<LegId>>,
     /// Free sockets and until when each had better rest, the one longest unused first.
     free: VecDeque<(Option<Instant>, u16)>,
-    calls: HashMap<LegId, Call>,
+    calls: Map<LegId, Call>,
     /// Addresses of the shared socket's calls.
-    addresses: HashMap<SocketAddr, Address>,
+    addresses: Map<SocketAddr, Address>,
     /// Calls of the shared socket that wait for their first packet.
-    waiting: HashMap<IpAddr, Vec<LegId>>,
-    closed: HashMap<(u16, SocketAddr), Instant>,
+    waiting: Map<IpAddr, Vec<LegId>>,
+    /// Our user fragments in ICE, of all sockets.
+    fragments: Map<Box<[u8]>, LegId>,
+    closed: Map<(u16, SocketAddr), Instant>,
     closed_in_order: VecDeque<(Instant, u16, SocketAddr)>,
 }
 
@@ -96,21 +109,45 @@ struct Call {
     /// from the new one.
     before: Option<SocketAddr>,
     payload_types: [Option<u8>; 3],
+    /// Whether packets can be told from forgeries.
+    is_signed: bool,
+    /// With ICE: our fragment, and the one before the last restart; addresses count only once they
+    /// are proven.
+    fragments: Option<[Option<Box<[u8]>>; 2]>,
+    proven: Vec<SocketAddr>,
 }
 
 impl Call {
+    fn new(socket: u16, params: &MediaParams) -> Self {
+        Self {
+            socket,
+            told: told(params),
+            latched: None,
+            before: None,
+            payload_types: payload_types(params),
+            is_signed: params.keying != Keying::Plain,
+            fragments: fragment(params).map(|ours| [Some(ours), None]),
+            proven: Vec::new(),
+        }
+    }
+
     fn expects(&self, kind: Kind) -> bool {
         match kind {
             Kind::Rtp(payload_type) => self.payload_types.contains(&Some(payload_type)),
             Kind::Rtcp => false,
+            Kind::Dtls => self.is_signed,
         }
     }
 
     fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
         let [media, rtcp] = self.told;
-        [media, rtcp, self.latched, self.before]
+        let believed = [media, rtcp, self.latched, self.before]
             .into_iter()
-            .flatten()
+            .flatten();
+        let has_ice = self.fragments.is_some();
+        believed
+            .filter(move |_| !has_ice)
+            .chain(self.proven.iter().copied())
     }
 }
 
@@ -121,10 +158,11 @@ impl Demux {
             limit,
             owners: Vec::new(),
             free: VecDeque::new(),
-            calls: HashMap::new(),
-            addresses: HashMap::new(),
-            waiting: HashMap::new(),
-            closed: HashMap::new(),
+            calls: Map::default(),
+            addresses: Map::default(),
+            waiting: Map::default(),
+            fragments: Map::default(),
+            closed: Map::default(),
             closed_in_order: VecDeque::new(),
         }
     }
@@ -152,7 +190,7 @@ impl Demux {
         needs_own_port: bool,
     ) -> bool {
         self.release(now);
-        let wanted = needs_own_port || params.remote.is_none() || self.is_any_taken(params);
+        let wanted = needs_own_port || is_nameless(params) || self.is_any_taken(params);
         let has_rested =
             |(until, _): &(Option<Instant>, u16)| until.is_none_or(|until| until <= now);
         wanted
@@ -167,8 +205,8 @@ impl Demux {
         self.free.insert(unused, (None, self.owners.len() as u16));
     }
 
-    /// Takes in a call and chooses its socket. `needs_own_port` says that its packets will come
-    /// from elsewhere than it tells, as from behind a NAT.
+    /// Takes in a call and chooses its socket. `needs_own_port` says that on the shared one its
+    /// packets could not be told from those of others.
     pub fn open(
         &mut self,
         now: Instant,
@@ -181,19 +219,13 @@ impl Demux {
         let mut free = || self.free.pop_front().map(|(_, socket)| socket);
         let socket = if taken {
             free().ok_or(NoPort)?
-        } else if needs_own_port || params.remote.is_none() {
+        } else if needs_own_port || is_nameless(params) {
             // The shared port may still do: late answers often name an address of their own.
             free().unwrap_or(SHARED)
         } else {
             SHARED
         };
-        let call = Call {
-            socket,
-            told: told(params),
-            latched: None,
-            before: None,
-            payload_types: payload_types(params),
-        };
+        let call = Call::new(socket, params);
         if let Some(owner) = self.owner_mut(socket) {
             *owner = Some(id);
         }
@@ -207,7 +239,9 @@ impl Demux {
         let is_taken = |address: &SocketAddr| {
             self.addresses.contains_key(address) || self.closed.contains_key(&(SHARED, *address))
         };
-        told(params).iter().flatten().any(is_taken)
+        let candidates = params.ice.iter().flat_map(|ice| &ice.remote_candidates);
+        let mut candidates = candidates.map(|candidate| &candidate.address);
+        told(params).iter().flatten().any(is_taken) || candidates.any(is_taken)
     }
 
     fn owner_mut(&mut self, socket: u16) -> Option<&mut Option<LegId>> {
@@ -215,6 +249,9 @@ impl Demux {
     }
 
     fn register(&mut self, id: LegId, call: &Call) {
+        for fragment in call.fragments.iter().flatten().flatten() {
+            self.fragments.insert(fragment.clone(), id);
+        }
         if call.socket != SHARED {
             return;
         }
@@ -223,12 +260,15 @@ impl Demux {
             let entry = Address { id, latches };
             self.addresses.entry(address).or_insert(entry);
         }
-        if let (Some(media), None) = (call.told[0], call.latched) {
+        if let (Some(media), None, None) = (call.told[0], call.latched, &call.fragments) {
             self.waiting.entry(media.ip()).or_default().push(id);
         }
     }
 
     fn unregister(&mut self, id: LegId, call: &Call) {
+        for fragment in call.fragments.iter().flatten().flatten() {
+            self.fragments.remove(fragment);
+        }
         if call.socket != SHARED {
             return;
         }
@@ -266,6 +306,16 @@ impl Demux {
         }
         call.told = told;
         call.payload_types = payload_types(params);
+        call.is_signed = params.keying != Keying::Plain;
+        call.fragments = match (call.fragments.take(), fragment(params)) {
+            (Some([ours, _]), Some(new)) if ours.as_ref() != Some(&new) => Some([Some(new), ours]),
+            (Some(same), Some(_)) => Some(same),
+            (None, Some(new)) => Some([Some(new), None]),
+            (_, None) => None,
+        };
+        if call.fragments.is_none() {
+            call.proven.clear();
+        }
         self.register(id, &call);
         self.calls.insert(id, call);
     }
@@ -290,6 +340,47 @@ impl Demux {
             }
         }
         self.release(now);
+    }
+
+    /// Whose user fragment in ICE this is.
+    pub fn by_fragment(&self, fragment: &[u8]) -> Option<LegId> {
+        self.fragments.get(fragment).copied()
+    }
+
+    /// The call at a place.
+    pub fn socket_of(&self, id: LegId) -> Option<u16> {
+        self.calls.get(&id).map(|call| call.socket)
+    }
+
+    /// Whether a call may have packets from this address: no other has it, or had it just now.
+    pub fn is_free_for(&self, id: LegId, socket: u16, from: SocketAddr) -> bool {
+        let is_others = |address: &Address| address.id != id;
+        let is_taken = socket == SHARED && self.addresses.get(&from).is_some_and(is_others);
+        !is_taken && !self.closed.contains_key(&(socket, from))
+    }
+
+    /// A signed check of the call has come from this address: its packets are welcome. `keep` is
+    /// the one that makes room for no other.
+    pub fn prove(&mut self, id: LegId, from: SocketAddr, keep: Option<SocketAddr>) {
+        let Some(call) = self.calls.get_mut(&id) else {
+            return;
+        };
+        if call.proven.contains(&from) || call.fragments.is_none() {
+            return;
+        }
+        let shared = call.socket == SHARED;
+        if call.proven.len() >= MAX_PROVEN {
+            let oldest = call.proven.iter().position(|it| Some(*it) != keep);
+            let oldest = oldest.map(|place| call.proven.remove(place));
+            if let (Some(oldest), true) = (oldest, shared) {
+                self.addresses.remove(&oldest);
+            }
+        }
+        call.proven.push(from);
+        if shared {
+            let latches = false;
+            self.addresses.insert(from, Address { id, latches });
+        }
     }
 
     fn release(&mut self, now: Instant) {
@@ -322,7 +413,7 @@ impl Demux {
         let expecting = |id: &&LegId| calls.get(id).is_some_and(|call| call.expects(kind));
         let mut candidates = waiting.iter().filter(expecting);
         match (candidates.next().copied(), candidates.next()) {
-            (Some(id), None) => self.latch(id, from),
+            (Some(id), None) => self.welcome(id, from),
             _ => Verdict::Stranger,
         }
     }
@@ -332,6 +423,14 @@ impl Demux {
         let Some((id, call)) = owner.and_then(|id| Some((id, self.calls.get(&id)?))) else {
             return Verdict::Stranger;
         };
+        if call.fragments.is_some() {
+            let is_proven = call.proven.contains(&from);
+            return if is_proven {
+                Verdict::Known(id)
+            } else {
+                Verdict::Stranger
+            };
+        }
         if call.latched == Some(from) || call.told.contains(&Some(from)) {
             return self.known(id, from, kind);
         }
@@ -339,7 +438,9 @@ impl Demux {
             return Verdict::Closed;
         }
         match kind {
-            Kind::Rtp(_) if call.latched.is_none() && call.expects(kind) => self.latch(id, from),
+            Kind::Rtp(_) | Kind::Dtls if call.latched.is_none() && call.expects(kind) => {
+                self.welcome(id, from)
+            }
             Kind::Rtp(_) if call.before == Some(from) => Verdict::Known(id),
             // RTCP comes from the neighbour port of the media, or from nobody we know.
             Kind::Rtcp if call.latched.is_some_and(|media| media.ip() == from.ip()) => {
@@ -357,23 +458,41 @@ impl Demux {
         };
         let told = call.told[0] == Some(from);
         if told && call.latched != Some(from) && call.expects(kind) {
-            self.latch(id, from);
-            return Verdict::Latched(id);
+            return self.welcome(id, from);
         }
         Verdict::Known(id)
     }
 
-    fn latch(&mut self, id: LegId, from: SocketAddr) -> Verdict {
+    /// The first packet from an address: it latches the call, if there is nothing better to go by.
+    fn welcome(&mut self, id: LegId, from: SocketAddr) -> Verdict {
+        if self.calls.get(&id).is_some_and(|call| call.is_signed) {
+            return Verdict::Guest(id);
+        }
+        self.latch(id, from);
+        Verdict::Latched(id)
+    }
+
+    /// The call's packets come from there.
+    pub fn latch(&mut self, id: LegId, from: SocketAddr) {
         let Some(mut call) = self.calls.remove(&id) else {
-            return Verdict::Stranger;
+            return;
         };
         self.unregister(id, &call);
         call.latched = Some(from);
         call.before = None;
         self.register(id, &call);
         self.calls.insert(id, call);
-        Verdict::Latched(id)
     }
+}
+
+/// Whether a call can be known by nothing that it tells. With ICE it is known by our fragment.
+fn is_nameless(params: &MediaParams) -> bool {
+    params.ice.is_none() && params.remote.is_none()
+}
+
+fn fragment(params: &MediaParams) -> Option<Box<[u8]>> {
+    let ice = params.ice.as_ref()?;
+    Some(ice.local.ufrag.as_bytes().into())
 }
 
 fn told(params: &MediaParams) -> [Option<SocketAddr>; 2] {

@@ -1,4 +1,9 @@
+use std::collections::HashMap;
+
 use super::*;
+use crate::media::sdp::Fingerprint;
+use crate::media::sdp::LocalIdentity;
+use crate::media::sdp::OfferKeying;
 use crate::media::sdp::Preferences;
 
 const AUDIO: Kind = Kind::Rtp(8);
@@ -14,6 +19,10 @@ fn id(index: u32) -> LegId {
     }
 }
 
+fn identity() -> LocalIdentity {
+    LocalIdentity::new([7; 32], Fingerprint::sha256([7; 32]))
+}
+
 fn params(remote: Option<&str>) -> MediaParams {
     MediaParams {
         remote: remote.map(addr),
@@ -22,7 +31,7 @@ fn params(remote: Option<&str>) -> MediaParams {
         payload_type: 8,
         telephone_event: Some(101),
         comfort_noise: None,
-        ..MediaParams::of_offer(&Preferences::default())
+        ..MediaParams::of_offer(&Preferences::default(), &identity())
     }
 }
 
@@ -258,6 +267,63 @@ fn a_latched_call_is_not_moved_by_a_new_offer_that_changes_nothing() {
     demux.verdict(SHARED, real, AUDIO);
     demux.update(id(1), &params(Some("192.0.2.1:4000")));
     assert_eq!(demux.verdict(SHARED, real, AUDIO), Verdict::Known(id(1)));
+}
+
+/// With ICE the address that is told says nothing: our fragment does, and who was checked.
+#[test]
+fn with_ice_calls_share_the_port_and_are_known_by_fragment_and_proven_address() {
+    let preferences = Preferences {
+        offer: OfferKeying::Dtls,
+        ..Preferences::default()
+    };
+    let of = |seed: u8, restarts: u32| {
+        let mut identity = LocalIdentity::new([seed; 32], Fingerprint::sha256([7; 32]));
+        (0..restarts).for_each(|_| identity.restart_ice());
+        let media = MediaParams::of_offer(&preferences, &identity);
+        let ufrag = identity.ice().ufrag.into_bytes();
+        (media, ufrag)
+    };
+    let (mut demux, now) = demux(1);
+    let ((first, ours), (second, theirs)) = (of(1, 0), of(2, 0));
+    assert!(!demux.lacks_socket(now, &first, false));
+    assert_eq!(demux.open(now, id(1), &first, false), Ok(SHARED));
+    assert_eq!(demux.open(now, id(2), &second, false), Ok(SHARED));
+    assert_eq!(demux.by_fragment(&ours), Some(id(1)));
+    assert_eq!(demux.by_fragment(&theirs), Some(id(2)));
+    assert_eq!(demux.by_fragment(b"unknown"), None);
+
+    let (from, elsewhere) = (addr("192.0.2.1:4000"), addr("192.0.2.1:4001"));
+    assert_eq!(demux.verdict(SHARED, from, AUDIO), Verdict::Stranger);
+    demux.prove(id(1), from, None);
+    assert_eq!(demux.verdict(SHARED, from, AUDIO), Verdict::Known(id(1)));
+    assert_eq!(demux.verdict(SHARED, elsewhere, AUDIO), Verdict::Stranger);
+    assert!(!demux.is_free_for(id(2), SHARED, from));
+    assert!(demux.is_free_for(id(2), SHARED, elsewhere));
+
+    // After a restart both fragments are ours, after the next only the last two.
+    let ((again, new), (once_more, newest)) = (of(1, 1), of(1, 2));
+    demux.update(id(1), &again);
+    for fragment in [&ours, &new] {
+        assert_eq!(demux.by_fragment(fragment), Some(id(1)));
+    }
+    assert_eq!(demux.verdict(SHARED, from, AUDIO), Verdict::Known(id(1)));
+    demux.update(id(1), &once_more);
+    assert_eq!(demux.by_fragment(&ours), None);
+    assert_eq!(demux.by_fragment(&newest), Some(id(1)));
+
+    // One who moves all the time is followed, and keeps the address that is chosen.
+    for port in 5_000..5_100 {
+        let moved = SocketAddr::new(from.ip(), port);
+        demux.prove(id(1), moved, Some(from));
+        assert_eq!(demux.verdict(SHARED, moved, AUDIO), Verdict::Known(id(1)));
+        assert_eq!(demux.verdict(SHARED, from, AUDIO), Verdict::Known(id(1)));
+    }
+    assert_eq!(demux.addresses.len(), MAX_PROVEN);
+    demux.close(now, id(1));
+    assert_eq!(demux.by_fragment(&newest), None);
+    assert_eq!(demux.verdict(SHARED, from, AUDIO), Verdict::Closed);
+    assert!(!demux.is_free_for(id(2), SHARED, from));
+    assert!(demux.addresses.is_empty());
 }
 
 #[test]

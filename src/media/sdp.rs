@@ -1,25 +1,52 @@
 //! Session descriptions (RFC 8866) and their offer and answer (RFC 3264).
 //!
 //! What real devices send is read as far as it has a meaning; what we write is strict. A call has
-//! one audio stream over plain RTP; every other stream is refused in its place.
+//! one audio stream, in the clear or protected, with ICE or without; every other stream is refused
+//! in its place. [`Exchange`] is one side of a call's offers and answers.
 
+mod agree;
+mod crypto;
 mod description;
+mod exchange;
+mod formats;
+mod ice;
+mod identity;
+mod keying;
+mod layout;
+mod offer;
 
-use std::fmt::Write;
-use std::net::IpAddr;
 use std::net::SocketAddr;
 
 use bytes::Bytes;
 
 use crate::media::audio::Codec;
-use crate::media::sdp::description::Connection;
+use crate::media::sdp::agree::Answerer;
+use crate::media::sdp::agree::agree_on_answer;
+use crate::media::sdp::crypto::Crypto;
 use crate::media::sdp::description::Description;
 use crate::media::sdp::description::Media;
+use crate::media::sdp::layout::Ice;
+use crate::media::sdp::layout::Layout;
+use crate::media::sdp::layout::Rtcp;
+use crate::media::sdp::layout::Stream;
 
 pub use description::SdpError;
+pub use exchange::Exchange;
+pub use exchange::Opening;
+pub use ice::Candidate;
+pub use ice::CandidateKind;
+pub use ice::IceCredentials;
+pub use ice::IceMode;
+pub use ice::IceParams;
+pub use identity::LocalIdentity;
+pub use keying::DtlsRole;
+pub use keying::Fingerprint;
+pub use keying::HashFunction;
+pub use keying::Keying;
+pub use keying::SrtpKey;
+pub use keying::SrtpSuite;
+pub use offer::offer;
 
-/// The payload type of telephone-event in our own offers; what nearly everybody uses.
-const TELEPHONE_EVENT: u8 = 101;
 /// The static payload type of comfort noise (RFC 3389 section 4).
 const COMFORT_NOISE: u8 = 13;
 const USUAL_PTIME_MS: u8 = 20;
@@ -89,12 +116,13 @@ impl Direction {
 }
 
 /// What both sides agreed on for the audio stream of a call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MediaParams {
     /// Where to send audio. `None` while the peer has not told, or has put us on hold the old way
-    /// (connection address 0.0.0.0).
+    /// (connection address 0.0.0.0). With ICE it is only where the peer would be without.
     pub remote: Option<SocketAddr>,
-    /// Where to send RTCP; the same as `remote` with `rtcp_mux`.
+    /// Where to send RTCP; the same as `remote` with `rtcp_mux`. `None` with ICE or DTLS without
+    /// `rtcp_mux`: they would take a second port.
     pub remote_rtcp: Option<SocketAddr>,
     /// Whether RTP and RTCP share a port (RFC 5761).
     pub rtcp_mux: bool,
@@ -104,6 +132,8 @@ pub struct MediaParams {
     pub payload_type: u8,
     /// The payload type of telephone-event digits (RFC 4733), if agreed on.
     pub telephone_event: Option<u8>,
+    /// The clock of the digits' durations: 8000, or 48000 as it goes with Opus.
+    pub telephone_event_clock: u32,
     /// The payload type of comfort noise (RFC 3389), if agreed on.
     pub comfort_noise: Option<u8>,
     /// Which way media flows, seen from us.
@@ -111,24 +141,10 @@ pub struct MediaParams {
     /// Milliseconds of audio the peer would like in a packet: a multiple of 10 from 10 to 60, and
     /// 20 unless it told otherwise.
     pub ptime_ms: u8,
-}
-
-impl MediaParams {
-    /// What an offer of ours comes to before its answer: nothing is known of the peer.
-    pub fn of_offer(preferences: &Preferences) -> Self {
-        let codec = preferences.codecs.first().copied().unwrap_or(Codec::Pcma);
-        Self {
-            remote: None,
-            remote_rtcp: None,
-            rtcp_mux: false,
-            codec,
-            payload_type: codec.static_payload_type(),
-            telephone_event: Some(TELEPHONE_EVENT),
-            comfort_noise: None,
-            direction: Direction::SendRecv,
-            ptime_ms: 20,
-        }
-    }
+    /// How the packets are protected.
+    pub keying: Keying,
+    /// How the two sides find each other, where both do ICE.
+    pub ice: Option<IceParams>,
 }
 
 /// What we are willing to agree on.
@@ -136,15 +152,59 @@ impl MediaParams {
 pub struct Preferences {
     /// The codecs we take. Their order is that of our offers; in an answer the offer's order rules.
     pub codecs: Vec<Codec>,
-    /// The codec already in use, which a re-offer does not change if it still lists it.
-    pub keep: Option<Codec>,
+    /// How we take part in ICE, where the peer does.
+    pub ice: IceMode,
+    /// Whether keys are taken out of descriptions (RFC 4568), which everybody on the path of the
+    /// signalling can read.
+    pub sdes: bool,
+    /// Whether packets are protected where the peer offers that without asking for it (RFC 8643).
+    pub opportunistic_srtp: bool,
+    /// Whether packets in the clear are taken.
+    pub plain_rtp: bool,
+    /// What our own offers are like.
+    pub offer: OfferKeying,
 }
 
 impl Default for Preferences {
     fn default() -> Self {
         Self {
-            codecs: vec![Codec::Pcma, Codec::Pcmu],
-            keep: None,
+            codecs: vec![Codec::Opus, Codec::G722, Codec::Pcma, Codec::Pcmu],
+            ice: IceMode::Lite,
+            sdes: false,
+            opportunistic_srtp: false,
+            plain_rtp: true,
+            offer: OfferKeying::Plain,
+        }
+    }
+}
+
+/// What our own offers are like.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Deserialize, serde::Serialize,
+)]
+pub enum OfferKeying {
+    /// RTP/AVP, in the clear: what every telephone takes.
+    #[default]
+    #[serde(rename = "rtp")]
+    Plain,
+    /// RTP/SAVP with the keys in the description (RFC 4568).
+    #[serde(rename = "sdes")]
+    Sdes,
+    /// UDP/TLS/RTP/SAVPF with ICE and BUNDLE, as browsers have it.
+    #[serde(rename = "webrtc")]
+    Dtls,
+}
+
+impl OfferKeying {
+    /// All of them, for forms.
+    pub const ALL: [Self; 3] = [Self::Plain, Self::Sdes, Self::Dtls];
+
+    /// Its name in settings, options and reports.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Plain => "rtp",
+            Self::Sdes => "sdes",
+            Self::Dtls => "webrtc",
         }
     }
 }
@@ -173,23 +233,27 @@ impl SessionVersion {
     }
 }
 
-/// Why no audio stream could be agreed on. In SIP all of these are 488 Not Acceptable Here.
+/// Why no audio stream could be agreed on. In SIP what cannot be read is 400 Bad Request, and the
+/// others are 488 Not Acceptable Here.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NegotiationError {
-    /// The answer cannot be read at all.
-    #[error("the answer is no session description")]
-    Unreadable(#[source] SdpError),
+    /// The offer or answer cannot be read at all.
+    #[error("it is no session description")]
+    Unreadable(#[from] SdpError),
     /// There is no audio stream, or only a disabled one.
     #[error("there is no audio stream")]
     NoAudio,
-    /// Audio is only offered over secured or unknown transports.
-    #[error("audio is only offered over {0}, not over RTP/AVP")]
-    NotRtpAvp(String),
+    /// Audio is only offered over transports that are not taken here.
+    #[error("audio is only offered over {0}, which is not taken here")]
+    Transport(String),
+    /// The transport is right, and nothing to protect the packets with can be agreed on.
+    #[error("no keys can be agreed on for the audio: {0}")]
+    Keys(&'static str),
     /// Audio would have to be sent to a name, a group or nowhere.
     #[error("the audio stream has no usable connection address ({0})")]
     NoAddress(String),
-    /// Neither PCMA nor PCMU is offered.
-    #[error("there is no common codec; PCMA or PCMU is needed")]
+    /// None of our codecs is there (`media.codecs`).
+    #[error("there is no common codec")]
     NoCommonCodec,
     /// The answer does not fit the offer (RFC 3264 section 6).
     #[error("the answer does not fit the offer: {0}")]
@@ -207,15 +271,33 @@ impl Offer {
     }
 
     /// Chooses the first audio stream that we can take, and its codec.
-    pub fn negotiate(&self, preferences: &Preferences) -> Result<Negotiated, NegotiationError> {
+    ///
+    /// `agreed` is what was agreed on before, in an offer that comes later in a call: codec, keys
+    /// and ICE credentials stay as they are where the offer allows it. Where the peer restarts
+    /// ICE, so does `identity`.
+    pub fn negotiate(
+        &self,
+        preferences: &Preferences,
+        identity: &mut LocalIdentity,
+        agreed: Option<&MediaParams>,
+    ) -> Result<Negotiated, NegotiationError> {
+        let Self(description) = self;
+        let mut answerer = Answerer {
+            preferences,
+            identity,
+            agreed,
+            peer_is_lite: description.ice_lite,
+        };
         let mut refusal = NegotiationError::NoAudio;
-        for (stream, media) in self.0.media.iter().enumerate() {
-            match agree(media, preferences) {
-                Ok(media) => {
+        for (number, media) in description.media.iter().enumerate() {
+            match answerer.agree(media) {
+                Ok(agreement) => {
                     return Ok(Negotiated {
-                        media,
-                        offer: self.0.clone(),
-                        stream,
+                        media: agreement.media,
+                        layout: Layout::of(description, number),
+                        crypto_tag: agreement.crypto_tag,
+                        mode_set: agreement.mode_set,
+                        ice_mismatch: agreement.ice_mismatch,
                     });
                 }
                 // Of several refusals the one that came closest to an agreement is told.
@@ -229,9 +311,10 @@ impl Offer {
 
 const fn closeness(refusal: &NegotiationError) -> u8 {
     match refusal {
-        NegotiationError::NoCommonCodec => 3,
+        NegotiationError::NoCommonCodec => 4,
+        NegotiationError::Keys(_) => 3,
         NegotiationError::NoAddress(_) => 2,
-        NegotiationError::NotRtpAvp(_) => 1,
+        NegotiationError::Transport(_) => 1,
         _ => 0,
     }
 }
@@ -241,69 +324,61 @@ const fn closeness(refusal: &NegotiationError) -> u8 {
 pub struct Negotiated {
     /// The agreement.
     pub media: MediaParams,
-    offer: Description,
-    /// Which of the offered streams is taken.
-    stream: usize,
+    layout: Layout,
+    crypto_tag: u32,
+    mode_set: Option<String>,
+    ice_mismatch: bool,
 }
 
 impl Negotiated {
     /// The answer that says so: the streams of the offer in their order, one taken at `local`, the
     /// others refused with port 0 (RFC 3264 section 6).
     pub fn answer(&self, local: SocketAddr, session: SessionVersion) -> Bytes {
-        let mut out = header(local.ip(), session, &self.offer.timing);
-        for (stream, offered) in self.offer.media.iter().enumerate() {
-            if stream == self.stream {
-                let codecs = [(self.media.codec, self.media.payload_type)];
-                let stream = Stream {
-                    port: local.port(),
-                    transport: &offered.transport,
-                    codecs: &codecs,
-                    telephone_event: self.media.telephone_event,
-                    comfort_noise: self.media.comfort_noise,
-                    rtcp_mux: self.media.rtcp_mux,
-                    direction: self.media.direction,
-                    ptime_ms: self.media.ptime_ms.min(USUAL_PTIME_MS),
-                    mid: offered.mid.as_deref(),
-                };
-                stream.write(&mut out);
-            } else {
-                let (kind, transport) = (&offered.kind, &offered.transport);
-                let formats = offered.formats.join(" ");
-                line(&mut out, format_args!("m={kind} 0 {transport} {formats}"));
-            }
-        }
-        Bytes::from(out)
+        let media = &self.media;
+        let cryptos = match &media.keying {
+            Keying::Sdes { send, .. } => vec![Crypto {
+                tag: self.crypto_tag,
+                key: send.clone(),
+            }],
+            _ => Vec::new(),
+        };
+        let dtls = match &media.keying {
+            Keying::Dtls { role, local, .. } => Some((local, role.setup())),
+            _ => None,
+        };
+        let ice = match &media.ice {
+            Some(ice) => Ice::of(ice),
+            None if self.ice_mismatch => Ice::Mismatch,
+            None => Ice::None,
+        };
+        let event = media.telephone_event;
+        let stream = Stream {
+            codecs: vec![(media.codec, media.payload_type)],
+            mode_set: self.mode_set.as_deref(),
+            telephone_events: event
+                .map(|event| (event, media.telephone_event_clock))
+                .into_iter()
+                .collect(),
+            comfort_noise: media.comfort_noise,
+            rtcp: match (media.rtcp_mux, &media.ice, &media.keying) {
+                (true, ..) => Rtcp::Mux,
+                (false, None, Keying::Plain | Keying::Sdes { .. }) => Rtcp::SamePort,
+                _ => Rtcp::None,
+            },
+            direction: media.direction,
+            ptime_ms: media.ptime_ms.min(USUAL_PTIME_MS),
+            cryptos,
+            dtls,
+            ice,
+        };
+        self.layout.describe(local, session, &stream)
     }
-}
-
-/// An offer of ours: audio at `local`, both ways, with the codecs of `preferences`, digits as
-/// telephone-event, and RTCP on the same port.
-pub fn offer(local: SocketAddr, session: SessionVersion, preferences: &Preferences) -> Bytes {
-    let codecs: Vec<_> = preferences
-        .codecs
-        .iter()
-        .map(|codec| (*codec, codec.static_payload_type()))
-        .collect();
-    let mut out = header(local.ip(), session, "0 0");
-    let stream = Stream {
-        port: local.port(),
-        transport: "RTP/AVP",
-        codecs: &codecs,
-        telephone_event: Some(TELEPHONE_EVENT),
-        comfort_noise: None,
-        rtcp_mux: true,
-        direction: Direction::SendRecv,
-        ptime_ms: USUAL_PTIME_MS,
-        mid: None,
-    };
-    stream.write(&mut out);
-    Bytes::from(out)
 }
 
 /// Reads the answer to an offer of ours, and checks that it fits.
 pub fn read_answer(offer_made: &[u8], answer: &[u8]) -> Result<MediaParams, NegotiationError> {
-    let made = Description::parse(offer_made).map_err(NegotiationError::Unreadable)?;
-    let answer = Description::parse(answer).map_err(NegotiationError::Unreadable)?;
+    let made = Description::parse(offer_made)?;
+    let answer = Description::parse(answer)?;
     if made.media.len() != answer.media.len() {
         return Err(NegotiationError::WrongAnswer(
             "it has not the same number of streams",
@@ -318,173 +393,14 @@ pub fn read_answer(offer_made: &[u8], answer: &[u8]) -> Result<MediaParams, Nego
     let taken = |(made, answered): &(&Media, &Media)| {
         made.is_audio() && made.port != 0 && answered.port != 0
     };
-    let (made, answered) = pairs().find(taken).ok_or(NegotiationError::NoAudio)?;
-    if !answered.transport.eq_ignore_ascii_case(&made.transport) {
+    let (made_stream, answered) = pairs().find(taken).ok_or(NegotiationError::NoAudio)?;
+    if !answered
+        .transport
+        .eq_ignore_ascii_case(&made_stream.transport)
+    {
         return Err(NegotiationError::WrongAnswer("it changes the transport"));
     }
-    let preferences = Preferences {
-        codecs: made.codecs().map(|(codec, _)| codec).collect(),
-        keep: None,
-    };
-    let mut media = agree(answered, &preferences)?;
-    // RFC 5761 section 5.1.1: an answer may only agree to what was offered.
-    if media.rtcp_mux && !made.rtcp_mux {
-        return Err(NegotiationError::WrongAnswer("it multiplexes RTCP unasked"));
-    }
-    if made.telephone_event().is_none() {
-        media.telephone_event = None;
-    }
-    if made.comfort_noise().is_none() {
-        media.comfort_noise = None;
-    }
-    Ok(media)
-}
-
-/// What we agree on when `media` is the peer's description of its side.
-fn agree(media: &Media, preferences: &Preferences) -> Result<MediaParams, NegotiationError> {
-    if !media.is_audio() || media.port == 0 {
-        return Err(NegotiationError::NoAudio);
-    }
-    if !media.is_plain_rtp() {
-        return Err(NegotiationError::NotRtpAvp(media.transport.clone()));
-    }
-    let address = match &media.connection {
-        Some(Connection::Address(address)) => Some(*address),
-        // RFC 3264 section 8.4: hold, as it was said before RFC 2543 was replaced.
-        Some(Connection::Hold) => None,
-        Some(Connection::Unusable(text)) => return Err(NegotiationError::NoAddress(text.clone())),
-        None => return Err(NegotiationError::NoAddress("none is given".to_owned())),
-    };
-    let (codec, payload_type) =
-        choose_codec(media, preferences).ok_or(NegotiationError::NoCommonCodec)?;
-    let remote = address.map(|address| SocketAddr::new(address, media.port));
-    let direction = media.direction.reversed();
-    Ok(MediaParams {
-        remote,
-        remote_rtcp: if media.rtcp_mux {
-            remote
-        } else {
-            address.and_then(|address| rtcp_address(media, address))
-        },
-        rtcp_mux: media.rtcp_mux,
-        codec,
-        payload_type,
-        telephone_event: media.telephone_event(),
-        comfort_noise: media.comfort_noise(),
-        direction: if remote.is_some() {
-            direction
-        } else {
-            direction.without_sending()
-        },
-        ptime_ms: packet_time(media),
-    })
-}
-
-fn choose_codec(media: &Media, preferences: &Preferences) -> Option<(Codec, u8)> {
-    let taken = || {
-        let offered = media.codecs();
-        offered.filter(|(codec, _)| preferences.codecs.contains(codec))
-    };
-    taken()
-        .find(|(codec, _)| preferences.keep == Some(*codec))
-        .or_else(|| taken().next())
-}
-
-/// Where RTCP goes without multiplexing: as `a=rtcp` says (RFC 3605), else one port above RTP.
-fn rtcp_address(media: &Media, rtp: IpAddr) -> Option<SocketAddr> {
-    match media.rtcp {
-        Some((port, address)) => Some(SocketAddr::new(address.unwrap_or(rtp), port)),
-        None => Some(SocketAddr::new(rtp, media.port.checked_add(1)?)),
-    }
-}
-
-fn packet_time(media: &Media) -> u8 {
-    let usable = |ms: u32| {
-        u8::try_from(ms)
-            .ok()
-            .filter(|ms| *ms % 10 == 0 && (10..=60).contains(ms))
-    };
-    let wanted = media.ptime_ms.and_then(usable).unwrap_or(USUAL_PTIME_MS);
-    match media.maxptime_ms {
-        Some(most) if most < u32::from(wanted) => usable(most / 10 * 10).unwrap_or(10),
-        _ => wanted,
-    }
-}
-
-/// An audio stream as we describe it.
-struct Stream<'a> {
-    port: u16,
-    transport: &'a str,
-    codecs: &'a [(Codec, u8)],
-    telephone_event: Option<u8>,
-    comfort_noise: Option<u8>,
-    rtcp_mux: bool,
-    direction: Direction,
-    ptime_ms: u8,
-    mid: Option<&'a str>,
-}
-
-impl Stream<'_> {
-    fn write(&self, out: &mut String) {
-        let codecs = self.codecs.iter().map(|(_, payload_type)| *payload_type);
-        let others = [self.comfort_noise, self.telephone_event];
-        let mut formats = String::new();
-        for payload_type in codecs.chain(others.into_iter().flatten()) {
-            append(&mut formats, format_args!(" {payload_type}"));
-        }
-        let (port, transport) = (self.port, self.transport);
-        line(out, format_args!("m=audio {port} {transport}{formats}"));
-        for (codec, payload_type) in self.codecs {
-            let name = codec.encoding_name();
-            line(out, format_args!("a=rtpmap:{payload_type} {name}/8000"));
-        }
-        if let Some(payload_type) = self.comfort_noise {
-            line(out, format_args!("a=rtpmap:{payload_type} CN/8000"));
-        }
-        if let Some(payload_type) = self.telephone_event {
-            line(
-                out,
-                format_args!("a=rtpmap:{payload_type} telephone-event/8000"),
-            );
-            line(out, format_args!("a=fmtp:{payload_type} 0-15"));
-        }
-        line(out, format_args!("a=ptime:{}", self.ptime_ms));
-        line(out, format_args!("a={}", self.direction.attribute()));
-        if self.rtcp_mux {
-            line(out, format_args!("a=rtcp-mux"));
-        } else {
-            // RFC 3605: we have one port for both, whether the peer knows of RFC 5761 or not. The
-            // port above belongs to other calls.
-            line(out, format_args!("a=rtcp:{port}"));
-        }
-        if let Some(mid) = self.mid {
-            line(out, format_args!("a=mid:{mid}"));
-        }
-    }
-}
-
-fn header(address: IpAddr, session: SessionVersion, timing: &str) -> String {
-    let mut out = String::with_capacity(400);
-    let family = if address.is_ipv4() { "IP4" } else { "IP6" };
-    let SessionVersion { id, version } = session;
-    line(&mut out, format_args!("v=0"));
-    line(
-        &mut out,
-        format_args!("o=- {id} {version} IN {family} {address}"),
-    );
-    line(&mut out, format_args!("s=-"));
-    line(&mut out, format_args!("c=IN {family} {address}"));
-    line(&mut out, format_args!("t={timing}"));
-    out
-}
-
-fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
-    append(out, text);
-    out.push_str("\r\n");
-}
-
-fn append(out: &mut String, text: std::fmt::Arguments<'_>) {
-    out.write_fmt(text).expect("a String takes any text");
+    agree_on_answer(made_stream, made.ice_lite, answered, answer.ice_lite)
 }
 
 #[cfg(test)]

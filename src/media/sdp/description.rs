@@ -2,16 +2,29 @@
 
 use std::net::IpAddr;
 
-use crate::media::audio::Codec;
-use crate::media::sdp::COMFORT_NOISE;
+use crate::media::sdp::Candidate;
 use crate::media::sdp::Direction;
+use crate::media::sdp::Fingerprint;
+use crate::media::sdp::IceCredentials;
+use crate::media::sdp::crypto::Crypto;
+use crate::media::sdp::formats::Formats;
 
 /// A description as long as this is an attack.
 const LONGEST: usize = 64 * 1024;
 /// Streams of one description; a call of a browser or a conference has a handful.
 const MOST_STREAMS: usize = 64;
-/// Formats of one stream, and mappings of formats.
+/// Formats of one stream.
 const MOST_FORMATS: usize = 128;
+/// Of a stream; a machine with many addresses has a dozen.
+const MOST_CANDIDATES: usize = 16;
+/// Of a stream; rtpengine has a dozen.
+const MOST_CRYPTOS: usize = 16;
+/// Of a stream: one with each hash function.
+const MOST_FINGERPRINTS: usize = 8;
+/// Streams of a bundle.
+const MOST_BUNDLED: usize = MOST_STREAMS;
+/// The longest user fragment and password of ICE (RFC 8839 section 5.4).
+const LONGEST_ICE: usize = 256;
 
 /// Why a text is no session description.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -36,6 +49,10 @@ pub(super) struct Description {
     /// The value of the `t=` line, which an answer repeats.
     pub(super) timing: String,
     pub(super) media: Vec<Media>,
+    /// The names of the streams that shall share one transport (RFC 9143): the first such group.
+    pub(super) bundle: Vec<String>,
+    /// Whether the peer only answers ICE checks.
+    pub(super) ice_lite: bool,
 }
 
 /// One stream.
@@ -46,7 +63,7 @@ pub(super) struct Media {
     pub(super) port: u16,
     /// `RTP/AVP`, …
     pub(super) transport: String,
-    pub(super) formats: Vec<String>,
+    pub(super) format_list: Vec<String>,
     pub(super) connection: Option<Connection>,
     /// As the peer sees it.
     pub(super) direction: Direction,
@@ -55,7 +72,37 @@ pub(super) struct Media {
     pub(super) rtcp: Option<(u16, Option<IpAddr>)>,
     pub(super) rtcp_mux: bool,
     pub(super) mid: Option<String>,
-    mappings: Vec<Mapping>,
+    bundle_only: bool,
+    pub(super) formats: Formats,
+    pub(super) fingerprints: Vec<Fingerprint>,
+    pub(super) setup: Option<Setup>,
+    pub(super) cryptos: Vec<Crypto>,
+    ufrag: Option<String>,
+    password: Option<String>,
+    pub(super) candidates: Vec<Candidate>,
+    /// There are candidates that we have no use for: of TCP, of names, or too many.
+    pub(super) has_other_candidates: bool,
+}
+
+/// Who begins the DTLS handshake, seen from the peer (RFC 4145 section 4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Setup {
+    Active,
+    Passive,
+    ActPass,
+    HoldConn,
+}
+
+impl Setup {
+    fn from_name(name: &str) -> Option<Self> {
+        match name.to_ascii_lowercase().as_str() {
+            "active" => Some(Self::Active),
+            "passive" => Some(Self::Passive),
+            "actpass" => Some(Self::ActPass),
+            "holdconn" => Some(Self::HoldConn),
+            _ => None,
+        }
+    }
 }
 
 /// Where a stream is to be sent.
@@ -68,15 +115,6 @@ pub(super) enum Connection {
     Unusable(String),
 }
 
-/// An `a=rtpmap` line.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Mapping {
-    payload_type: u8,
-    encoding: String,
-    clock_rate: u32,
-    mono: bool,
-}
-
 impl Description {
     pub(super) fn parse(body: &[u8]) -> Result<Self, SdpError> {
         if body.len() > LONGEST {
@@ -84,7 +122,7 @@ impl Description {
         }
         let mut description = Self {
             timing: "0 0".to_owned(),
-            media: Vec::new(),
+            ..Self::default()
         };
         // What stands before the first stream holds for all of them.
         let mut session = Media::default();
@@ -105,6 +143,8 @@ impl Description {
                     value.trim().clone_into(&mut description.timing);
                 }
                 Some((name, value)) => {
+                    // Some lines of the whole description stand with its first stream.
+                    description.read_session_line(name, value.trim());
                     let media = description.media.last_mut().unwrap_or(&mut session);
                     media.read_line(name, value.trim());
                 }
@@ -115,11 +155,47 @@ impl Description {
             return Err(SdpError::NoStream);
         }
         for media in &mut description.media {
-            if media.connection.is_none() {
-                media.connection.clone_from(&session.connection);
+            media.inherit(&session);
+        }
+        description.resolve_bundle();
+        Ok(description)
+    }
+
+    fn read_session_line(&mut self, name: &str, value: &str) {
+        let (attribute, value) = value.split_once(':').unwrap_or((value, ""));
+        match attribute.trim() {
+            _ if name != "a" => {}
+            "ice-lite" => self.ice_lite = true,
+            "group" if self.bundle.is_empty() => {
+                let mut words = value.split_ascii_whitespace();
+                if words.next() == Some("BUNDLE") {
+                    self.bundle = words.take(MOST_BUNDLED).map(str::to_owned).collect();
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Streams that are only to be had within the bundle have port 0, and the transport of the
+    /// bundle's first (RFC 9143 section 6).
+    fn resolve_bundle(&mut self) {
+        let tag = self.bundle.first();
+        let is_first = |media: &&Media| media.mid.is_some() && media.mid.as_ref() == tag;
+        let Some(first) = self.media.iter().find(is_first).cloned() else {
+            return;
+        };
+        for media in &mut self.media {
+            let mid = media.mid.as_ref();
+            if media.bundle_only
+                && media.port == 0
+                && mid.is_some_and(|mid| self.bundle.contains(mid))
+            {
+                media.port = first.port;
+                media.connection.clone_from(&first.connection);
+                media.rtcp_mux |= first.rtcp_mux;
+                media.inherit_transport(&first);
             }
         }
-        Ok(description)
     }
 }
 
@@ -136,15 +212,15 @@ impl Media {
         // Of several ports the first pair is the stream's (RFC 8866 section 5.14).
         let port = port.split_once('/').map_or(port, |(first, _)| first);
         let transport = words.next()?;
-        let formats: Vec<_> = words.take(MOST_FORMATS).map(str::to_owned).collect();
-        if formats.is_empty() {
+        let format_list: Vec<_> = words.take(MOST_FORMATS).map(str::to_owned).collect();
+        if format_list.is_empty() {
             return None;
         }
         Some(Self {
             kind: kind.to_owned(),
             port: port.parse().ok()?,
             transport: transport.to_owned(),
-            formats,
+            format_list,
             direction: session.direction,
             ptime_ms: session.ptime_ms,
             maxptime_ms: session.maxptime_ms,
@@ -166,14 +242,24 @@ impl Media {
 
     fn read_attribute(&mut self, name: &str, value: &str) {
         match name {
-            "rtpmap" if self.mappings.len() < MOST_FORMATS => {
-                self.mappings.extend(Mapping::parse(value));
-            }
+            "rtpmap" => self.formats.read_rtpmap(value),
+            "fmtp" => self.formats.read_fmtp(value),
             "ptime" => self.ptime_ms = leading_number(value),
             "maxptime" => self.maxptime_ms = leading_number(value).filter(|ms| *ms > 0),
             "rtcp" => self.rtcp = read_rtcp(value),
             "rtcp-mux" | "rtcp-mux-only" => self.rtcp_mux = true,
             "mid" if is_token(value) => self.mid = Some(value.to_owned()),
+            "bundle-only" => self.bundle_only = true,
+            "fingerprint" if self.fingerprints.len() < MOST_FINGERPRINTS => {
+                self.fingerprints.extend(Fingerprint::parse(value));
+            }
+            "setup" => self.setup = Setup::from_name(value).or(self.setup),
+            "crypto" if self.cryptos.len() < MOST_CRYPTOS => {
+                self.cryptos.extend(Crypto::parse(value));
+            }
+            "ice-ufrag" => self.ufrag = ice_text(value),
+            "ice-pwd" => self.password = ice_text(value),
+            "candidate" => self.read_candidate(value),
             _ => {
                 if let Some(direction) = Direction::from_attribute(name) {
                     self.direction = direction;
@@ -182,58 +268,53 @@ impl Media {
         }
     }
 
+    fn read_candidate(&mut self, value: &str) {
+        match Candidate::parse(value) {
+            Some(candidate) if self.candidates.len() < MOST_CANDIDATES => {
+                self.candidates.push(candidate);
+            }
+            // The second component is that of RTCP, which has no port of its own here.
+            None if value.split_ascii_whitespace().nth(1) == Some("2") => {}
+            _ => self.has_other_candidates = true,
+        }
+    }
+
     pub(super) fn is_audio(&self) -> bool {
         self.kind.eq_ignore_ascii_case("audio")
     }
 
-    pub(super) fn is_plain_rtp(&self) -> bool {
-        ["RTP/AVP", "RTP/AVPF"]
-            .iter()
-            .any(|plain| plain.eq_ignore_ascii_case(&self.transport))
-    }
-
-    /// The codecs among the formats that we have, with their payload types, in order.
-    pub(super) fn codecs(&self) -> impl Iterator<Item = (Codec, u8)> {
-        self.payload_types().filter_map(|payload_type| {
-            let codec = [Codec::Pcma, Codec::Pcmu].into_iter().find(|codec| {
-                let name = codec.encoding_name();
-                self.carries(payload_type, name, Some(codec.static_payload_type()))
-            });
-            codec.map(|codec| (codec, payload_type))
-        })
-    }
-
-    /// The payload type of digits, of those with our clock (RFC 4733 section 2.1).
-    pub(super) fn telephone_event(&self) -> Option<u8> {
-        self.payload_types()
-            .find(|payload_type| self.carries(*payload_type, "telephone-event", None))
-    }
-
-    /// The payload type of comfort noise.
-    pub(super) fn comfort_noise(&self) -> Option<u8> {
-        self.payload_types()
-            .find(|payload_type| self.carries(*payload_type, "CN", Some(COMFORT_NOISE)))
-    }
-
-    fn payload_types(&self) -> impl Iterator<Item = u8> {
-        let numbers = self.formats.iter().filter_map(|format| format.parse().ok());
-        numbers.filter(|payload_type| *payload_type < 128)
-    }
-
-    /// Whether `payload_type` is `encoding`: by its mapping, or by its fixed number without one.
-    fn carries(&self, payload_type: u8, encoding: &str, fixed: Option<u8>) -> bool {
-        let mapping = self
-            .mappings
-            .iter()
-            .find(|mapping| mapping.payload_type == payload_type);
-        match mapping {
-            Some(mapping) => {
-                mapping.encoding.eq_ignore_ascii_case(encoding)
-                    && mapping.clock_rate == 8_000
-                    && mapping.mono
-            }
-            None => fixed == Some(payload_type),
+    /// What the stream does not say itself, and the whole description does.
+    fn inherit(&mut self, session: &Self) {
+        if self.connection.is_none() {
+            self.connection.clone_from(&session.connection);
         }
+        self.inherit_transport(session);
+    }
+
+    /// Keys and ICE, which stand with the first stream of a bundle for the others too (RFC 9143
+    /// section 7.1.3).
+    fn inherit_transport(&mut self, other: &Self) {
+        if self.fingerprints.is_empty() {
+            self.fingerprints.clone_from(&other.fingerprints);
+        }
+        self.setup = self.setup.or(other.setup);
+        if self.ufrag.is_none() && self.password.is_none() {
+            self.ufrag.clone_from(&other.ufrag);
+            self.password.clone_from(&other.password);
+        }
+        if self.candidates.is_empty() {
+            self.candidates.clone_from(&other.candidates);
+            self.has_other_candidates |= other.has_other_candidates;
+        }
+    }
+
+    /// What the peer signs its ICE checks with, if it does ICE.
+    pub(super) fn ice_credentials(&self) -> Option<IceCredentials> {
+        let (ufrag, password) = (self.ufrag.as_ref()?, self.password.as_ref()?);
+        Some(IceCredentials {
+            ufrag: ufrag.clone(),
+            password: password.clone(),
+        })
     }
 }
 
@@ -257,18 +338,8 @@ impl Connection {
     }
 }
 
-impl Mapping {
-    /// Reads `0 PCMU/8000/1`; without a clock rate the usual one is meant.
-    fn parse(value: &str) -> Option<Self> {
-        let (payload_type, encoding) = value.split_once(|c: char| c.is_ascii_whitespace())?;
-        let mut parts = encoding.trim().split('/').map(str::trim);
-        Some(Self {
-            payload_type: payload_type.parse().ok()?,
-            encoding: parts.next()?.to_owned(),
-            clock_rate: parts.next().map_or(Some(8_000), leading_number)?,
-            mono: parts.next().is_none_or(|channels| channels == "1"),
-        })
-    }
+fn ice_text(value: &str) -> Option<String> {
+    (is_token(value) && value.len() <= LONGEST_ICE).then(|| value.to_owned())
 }
 
 fn is_token(value: &str) -> bool {
@@ -298,7 +369,7 @@ fn read_rtcp(value: &str) -> Option<(u16, Option<IpAddr>)> {
 }
 
 /// The number that `value` begins with: some devices write `20.0`, or something behind it.
-fn leading_number(value: &str) -> Option<u32> {
+pub(super) fn leading_number(value: &str) -> Option<u32> {
     let end = value.find(|c: char| !c.is_ascii_digit());
     value.get(..end.unwrap_or(value.len()))?.parse().ok()
 }

@@ -20,13 +20,17 @@ use aftertone::media::RecordLimits;
 use aftertone::media::RecordingEnd;
 use aftertone::media::RecordingSummary;
 use aftertone::media::audio::Codec;
+use aftertone::media::audio::Law;
 use aftertone::media::audio::Prompt;
+use aftertone::media::link::Route;
+use aftertone::media::recording::Samples;
 use aftertone::media::rtp;
 use aftertone::media::rtp::Datagram;
 use aftertone::media::rtp::Header;
 use aftertone::media::rtp::telephone_event::DigitSender;
 use aftertone::media::rtp::telephone_event::event_of;
 use aftertone::media::sdp::Direction;
+use aftertone::media::sdp::Keying;
 use aftertone::media::session::ChunkSink;
 use aftertone::media::session::Identity;
 use aftertone::media::session::Leg;
@@ -39,8 +43,11 @@ use tokio::sync::mpsc;
 
 const FRAME: usize = 160;
 const FRAME_MS: u64 = 20;
-/// A length is right when it is so near.
-const TOLERANCE: u64 = 160;
+/// Ticks in a sample of 8 kHz, and in a millisecond.
+const SAMPLE: u64 = 6;
+const MS: u64 = 48;
+/// A length is right when it is so near, in ticks.
+const TOLERANCE: u64 = FRAME_MS * MS;
 
 fn seeds() -> impl Iterator<Item = u64> {
     let one = std::env::var("SIM_SEED")
@@ -62,9 +69,12 @@ fn params() -> MediaParams {
         codec: Codec::Pcmu,
         payload_type: 0,
         telephone_event: Some(101),
+        telephone_event_clock: 8_000,
         comfort_noise: Some(13),
         direction: Direction::SendRecv,
         ptime_ms: 20,
+        keying: Keying::Plain,
+        ice: None,
     }
 }
 
@@ -77,6 +87,7 @@ struct Sim {
     /// Packets on their way: when they arrive, in order.
     network: Vec<(u64, Vec<u8>)>,
     chunks: Option<mpsc::Receiver<Chunk>>,
+    samples: Samples,
     recorded: Vec<i16>,
     events: Vec<(u64, MediaEvent)>,
 }
@@ -89,6 +100,7 @@ impl Sim {
             running_timeout: Duration::from_secs(20),
             continuous_silence: false,
             jitter_window: Duration::from_millis(200),
+            in_band_digits: false,
         };
         let identity = Identity {
             ssrc: 1,
@@ -105,6 +117,7 @@ impl Sim {
             out: Outbox::with_capacity(8),
             network: Vec::new(),
             chunks: None,
+            samples: Samples::new(8_000),
             recorded: Vec::new(),
             events: Vec::new(),
         }
@@ -142,6 +155,7 @@ impl Sim {
                 self.receive(&packet);
             }
             if self.now_ms.is_multiple_of(FRAME_MS) {
+                self.out.aim(0, Route::to(remote()));
                 self.leg.slot(self.now(), &mut self.out);
                 self.out.clear();
             }
@@ -155,7 +169,7 @@ impl Sim {
                 self.leg.handle_rtp(self.now(), &packet);
             }
             Ok(Datagram::Rtcp(compound)) => {
-                self.leg.handle_rtcp(self.now(), remote(), compound);
+                self.leg.handle_rtcp(self.now(), compound);
             }
             Err(_) => {}
         }
@@ -163,12 +177,14 @@ impl Sim {
 
     fn collect(&mut self) {
         while let Some(event) = self.leg.poll_event() {
-            self.events.push((self.now_ms, event));
+            if !matches!(event, MediaEvent::Stage { .. }) {
+                self.events.push((self.now_ms, event));
+            }
         }
         if let Some(chunks) = &mut self.chunks {
             while let Ok(chunk) = chunks.try_recv() {
-                assert!(chunk.samples.len() <= 8_000);
-                self.recorded.extend(chunk.samples);
+                self.samples.feed(&chunk.bytes, &mut self.recorded);
+                assert_eq!(chunk.ticks, self.recorded.len() as u64 * SAMPLE);
             }
         }
     }
@@ -186,11 +202,11 @@ impl Sim {
         }
         let summary = self.leg.summary().expect("all chunks were taken");
         assert_eq!(
-            summary.samples,
-            self.recorded.len() as u64,
+            summary.ticks,
+            self.recorded.len() as u64 * SAMPLE,
             "the summary tells the length"
         );
-        assert!(summary.keep_samples <= summary.samples);
+        assert!(summary.keep_ticks <= summary.ticks);
         summary
     }
 
@@ -242,7 +258,7 @@ impl Caller {
 fn encode(samples: impl Iterator<Item = i16>) -> Vec<u8> {
     let samples: Vec<i16> = samples.collect();
     let mut payload = vec![0; samples.len()];
-    Codec::Pcmu.encode(&samples, &mut payload);
+    Law::Mu.encode(&samples, &mut payload);
     payload
 }
 
@@ -260,7 +276,7 @@ fn hiss(frame: u64) -> Vec<u8> {
 
 fn decode(payload: &[u8]) -> Vec<i16> {
     let mut samples = vec![0; payload.len()];
-    Codec::Pcmu.decode(payload, &mut samples);
+    Law::Mu.decode(payload, &mut samples);
     samples
 }
 
@@ -272,8 +288,8 @@ fn at_once() -> RecordLimits {
     }
 }
 
-fn near(samples: u64, expected: u64) -> bool {
-    samples.abs_diff(expected) <= TOLERANCE
+fn near(ticks: u64, expected: u64) -> bool {
+    ticks.abs_diff(expected) <= TOLERANCE
 }
 
 #[test]
@@ -332,7 +348,7 @@ fn on_a_bad_network_what_arrives_is_in_its_place() {
             let at = (frame - first) as usize * FRAME;
             expected[at..at + FRAME].copy_from_slice(&decode(&voice(*frame)));
         }
-        assert_eq!(summary.samples, expected.len() as u64, "seed {seed}");
+        assert_eq!(summary.ticks, expected.len() as u64 * SAMPLE, "seed {seed}");
         assert!(
             sim.recorded == expected,
             "seed {seed}: a packet is not in its place"
@@ -372,7 +388,7 @@ fn a_sender_that_begins_anew_costs_no_time() {
         }
         let summary = sim.hang_up();
         assert!(
-            near(summary.samples, frames * FRAME as u64),
+            near(summary.ticks, frames * FRAME_MS * MS),
             "seed {seed}: {summary:?} of {frames}"
         );
     }
@@ -409,7 +425,7 @@ fn a_pause_without_packets_keeps_its_length() {
         }
         let summary = sim.hang_up();
         assert_eq!(summary.end, None);
-        assert_eq!(summary.samples, (end + 100) * FRAME as u64);
+        assert_eq!(summary.ticks, (end + 100) * FRAME_MS * MS);
         let pause = &sim.recorded[101 * FRAME..110 * FRAME];
         assert_eq!(pause.iter().any(|sample| *sample != 0), noise);
         let after = &sim.recorded[end as usize * FRAME..][..FRAME];
@@ -448,7 +464,7 @@ fn packets_without_any_sense_leave_the_call_as_it_is() {
             sim.arrive(frame * FRAME_MS, packet);
         }
         let summary = sim.hang_up();
-        assert_eq!(summary.samples, frames * FRAME as u64, "seed {seed}");
+        assert_eq!(summary.ticks, frames * FRAME_MS * MS, "seed {seed}");
     }
 }
 
@@ -480,7 +496,10 @@ fn packets_of_any_number_and_time_break_nothing() {
             sim.arrive(frame * rng.random_range(0..40), caller.packet(&payload));
         }
         let summary = sim.hang_up();
-        assert!(summary.samples <= 180 * 8_000, "seed {seed}: {summary:?}");
+        assert!(
+            summary.ticks <= (180_000 + 200) * MS,
+            "seed {seed}: {summary:?}"
+        );
     }
 }
 
@@ -530,7 +549,7 @@ fn find(sim: &Sim, ms: u64) -> Option<u64> {
 #[test]
 fn a_caller_who_waits_for_the_beep_gets_a_message_that_begins_at_its_end() {
     let (sim, summary) = story(RecordLimits::default(), &[(4_000, 7_000)], 8_000);
-    assert!(near(summary.samples, (8_000 - BEEP_TO) * 8), "{summary:?}");
+    assert!(near(summary.ticks, (8_000 - BEEP_TO) * MS), "{summary:?}");
     let at = find(&sim, 4_000).expect("the first word is there");
     assert!(at.abs_diff(4_000 - BEEP_TO) <= 20, "first word at {at} ms");
     assert!(summary.speech_ms.abs_diff(3_000) <= 40, "{summary:?}");
@@ -550,7 +569,7 @@ fn what_is_said_before_and_across_the_beep_is_kept() {
         "and nothing is missing"
     );
     assert!(
-        near(summary.samples, (6_200 - 1_800 + at) * 8),
+        near(summary.ticks, (6_200 - 1_800 + at) * MS),
         "{summary:?}"
     );
 }
@@ -573,7 +592,7 @@ fn no_more_than_the_preroll_is_kept_of_a_caller_who_talks_all_the_time() {
     };
     let (_, summary) = story(limits, &[(0, 6_000)], 6_000);
     assert!(
-        near(summary.samples, (6_000 - BEEP_FROM + 1_000) * 8),
+        near(summary.ticks, (6_000 - BEEP_FROM + 1_000) * MS),
         "{summary:?}"
     );
 }
@@ -586,14 +605,14 @@ fn what_was_said_and_over_before_the_beep_is_no_part_of_the_message() {
         5_500,
     );
     assert_eq!(find(&sim, 1_000), None);
-    assert!(near(summary.samples, (5_500 - BEEP_TO) * 8), "{summary:?}");
+    assert!(near(summary.ticks, (5_500 - BEEP_TO) * MS), "{summary:?}");
     assert!(summary.speech_ms.abs_diff(1_000) <= 40, "{summary:?}");
 }
 
 #[test]
 fn a_caller_who_hangs_up_in_the_beep_leaves_nothing() {
     let (_, summary) = story(RecordLimits::default(), &[], 3_200);
-    assert_eq!((summary.samples, summary.speech_ms), (0, 0));
+    assert_eq!((summary.ticks, summary.speech_ms), (0, 0));
 }
 
 #[test]
@@ -614,7 +633,7 @@ fn silence_ends_the_message_shortly_after_the_last_word() {
     assert!((9_000..9_400).contains(&ms), "ended at {ms} ms");
     assert_eq!(summary.end, Some(RecordingEnd::Silence));
     assert!(
-        near(summary.keep_samples, (6_000 - BEEP_TO + 300) * 8),
+        near(summary.keep_ticks, (6_000 - BEEP_TO + 300) * MS),
         "{summary:?}"
     );
 }
@@ -627,7 +646,7 @@ fn a_pause_for_thought_does_not_end_the_message() {
     };
     let (sim, summary) = story(limits, &[(4_000, 6_000), (8_800, 10_000)], 11_000);
     assert_eq!((sim.ended(), summary.end), (None, None));
-    assert!(near(summary.samples, (11_000 - BEEP_TO) * 8), "{summary:?}");
+    assert!(near(summary.ticks, (11_000 - BEEP_TO) * MS), "{summary:?}");
 }
 
 #[test]
@@ -644,7 +663,7 @@ fn who_never_speaks_is_not_listened_to_for_long() {
         "ended at {ms} ms"
     );
     assert_eq!(summary.speech_ms, 0);
-    assert!(summary.keep_samples <= 300 * 8);
+    assert!(summary.keep_ticks <= 300 * MS);
 }
 
 #[test]
@@ -663,7 +682,7 @@ fn a_peer_that_suppresses_silence_is_heard_out_and_no_longer() {
     let (ms, end) = sim.ended().expect("it ends though no packet comes");
     assert_eq!(end, RecordingEnd::Silence);
     assert!((5_000..6_000).contains(&ms), "ended at {ms} ms");
-    assert_eq!(sim.hang_up().keep_samples, 100 * FRAME as u64);
+    assert_eq!(sim.hang_up().keep_ticks, 100 * FRAME_MS * MS);
 }
 
 #[test]
@@ -675,8 +694,8 @@ fn the_longest_message_is_as_long_as_the_limit_says() {
     let (sim, summary) = story(limits, &[(3_400, 9_000)], 9_000);
     assert_eq!(sim.ended().map(|(_, end)| end), Some(RecordingEnd::Limit));
     assert_eq!(
-        (summary.samples, summary.keep_samples),
-        (2_345 * 8, 2_345 * 8)
+        (summary.keep_ticks, near(summary.ticks, 2_345 * MS)),
+        (2_345 * MS, true)
     );
 }
 
@@ -697,7 +716,8 @@ fn the_end_digit_cuts_where_it_was_pressed_and_other_digits_do_not() {
         let packet = match digit {
             None => caller.speak(frame),
             Some(digit) => {
-                let (nth, mut sender) = (frame % 100, DigitSender::new(event_of(digit).unwrap()));
+                let nth = frame % 100;
+                let mut sender = DigitSender::new(event_of(digit).unwrap(), 8_000);
                 let event = (0..=nth).filter_map(|_| sender.next_slot()).last().unwrap();
                 let header = caller.header;
                 caller.header.payload_type = 101;
@@ -712,12 +732,11 @@ fn the_end_digit_cuts_where_it_was_pressed_and_other_digits_do_not() {
     }
     let summary = sim.hang_up();
     assert_eq!(summary.end, Some(RecordingEnd::Digit));
-    assert_eq!(summary.keep_samples, 300 * FRAME as u64);
+    assert_eq!(summary.keep_ticks, 300 * FRAME_MS * MS);
     let digits: Vec<_> = sim.events.iter().map(|(_, event)| *event).collect();
     assert_eq!(
         digits,
         [
-            MediaEvent::FirstPacket,
             MediaEvent::Digit('5'),
             MediaEvent::RecordingEnded(RecordingEnd::Digit),
         ]
@@ -736,5 +755,5 @@ fn a_dead_line_ends_the_message_and_keeps_it() {
     let (ms, end) = sim.ended().expect("it ends by itself");
     assert_eq!(end, RecordingEnd::MediaTimeout);
     assert!((21_900..22_200).contains(&ms), "ended at {ms} ms");
-    assert_eq!(sim.hang_up().samples, 100 * FRAME as u64);
+    assert_eq!(sim.hang_up().ticks, 100 * FRAME_MS * MS);
 }

@@ -3,8 +3,6 @@
 
 use std::time::Duration;
 
-use crate::media::audio::SAMPLE_RATE;
-
 /// How far back packets are told from duplicates, in packets; longer than any reorder window.
 const SEEN_WINDOW: u64 = 128;
 /// A larger step forward is a new beginning (RFC 3550 appendix A.1).
@@ -42,7 +40,7 @@ pub struct Source {
     received: u64,
     reordered: u64,
     duplicates: u64,
-    /// Sixteen times the jitter, in samples.
+    /// Sixteen times the jitter, in steps of the sender's clock.
     jitter: u32,
     transit: Option<u32>,
     reported: (u64, u64),
@@ -155,21 +153,24 @@ impl Source {
         order
     }
 
-    /// Takes the arrival time of a packet of audio into the jitter (RFC 3550 appendix A.8).
-    pub fn measure(&mut self, arrival: Duration, timestamp: u32) {
-        let arrival = (arrival.as_micros() * u128::from(SAMPLE_RATE) / 1_000_000) as u32;
+    /// Takes the arrival time of a packet of audio into the jitter (RFC 3550 appendix A.8); its
+    /// timestamp is of a clock of `clock_rate` hertz.
+    pub fn measure(&mut self, arrival: Duration, timestamp: u32, clock_rate: u32) {
+        let rate = u64::from(clock_rate);
+        let part = u64::from(arrival.subsec_nanos()) * rate / 1_000_000_000;
+        let arrival = arrival.as_secs().wrapping_mul(rate).wrapping_add(part) as u32;
         let transit = arrival.wrapping_sub(timestamp);
         if let Some(before) = self.transit.replace(transit) {
             let difference = (transit.wrapping_sub(before) as i32).unsigned_abs();
             // A new timeline is no jitter.
-            if difference < SAMPLE_RATE {
+            if difference < clock_rate {
                 self.jitter += difference;
                 self.jitter -= (self.jitter - difference + 8) >> 4;
             }
         }
     }
 
-    /// The jitter, in samples.
+    /// The jitter, in steps of the sender's clock.
     pub fn jitter(&self) -> u32 {
         self.jitter >> 4
     }
@@ -287,8 +288,12 @@ mod tests {
         let mut uneven = Source::new(1, 0);
         for n in 0..200_u32 {
             let due = Duration::from_millis(20 * u64::from(n));
-            even.measure(due, n * 160);
-            uneven.measure(due + Duration::from_millis(u64::from(n % 2) * 10), n * 160);
+            even.measure(due, n * 160, 8_000);
+            uneven.measure(
+                due + Duration::from_millis(u64::from(n % 2) * 10),
+                n * 160,
+                8_000,
+            );
         }
         assert_eq!(even.jitter(), 0);
         assert!((70..=80).contains(&uneven.jitter()), "{}", uneven.jitter());

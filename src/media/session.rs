@@ -1,6 +1,7 @@
 //! One call's media, without sockets, threads or clock: packets, commands and the time go in;
 //! packets, events and chunks of a recording come out.
 
+mod ear;
 mod hear;
 mod outbox;
 mod play;
@@ -8,13 +9,16 @@ mod record;
 mod report;
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
+use crate::media::audio::Codec;
 use crate::media::audio::Prompt;
+use crate::media::audio::TICK_RATE;
 use crate::media::jitter::Order;
+use crate::media::link::Stage;
+use crate::media::recording::What;
 use crate::media::rtp::RtpPacket;
 use crate::media::sdp::Direction;
 use crate::media::sdp::MediaParams;
@@ -23,11 +27,12 @@ use crate::media::session::play::Played;
 use crate::media::session::play::Player;
 use crate::media::session::record::Recording;
 use crate::media::session::report::Reporter;
+use crate::media::timeline::Arrived;
 
 pub use crate::media::session::outbox::MAX_PACKET;
+pub use crate::media::session::outbox::MAX_PAYLOAD;
 pub use crate::media::session::outbox::OutPacket;
 pub use crate::media::session::outbox::Outbox;
-pub use crate::media::session::record::Chunk;
 pub use crate::media::session::record::ChunkSink;
 pub use crate::media::session::record::RecordLimits;
 pub use crate::media::session::record::RecordingEnd;
@@ -42,13 +47,22 @@ pub const PACKETS_PER_SLOT: usize = 2;
 /// Events that wait to be taken. Digits beyond are dropped; everything else is rarer than that.
 const MAX_EVENTS: usize = 32;
 
+/// Whoever sends digits in two ways sends each of them in both: one that comes another way within
+/// so long is no other press of a key.
+const SAME_PRESS: Duration = Duration::from_secs(5);
+
 /// What happens to a call's media.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MediaEvent {
     /// The last queued prompt has been played.
     Played,
-    /// The peer's first packet came.
-    FirstPacket,
+    /// One more stage of the way to a call that is heard on both sides has been reached.
+    Stage {
+        /// Which.
+        stage: Stage,
+        /// When.
+        at: Instant,
+    },
     /// The caller pressed a key: `0` to `9`, `*`, `#`, `A` to `D`.
     Digit(char),
     /// The recording ended by itself.
@@ -57,10 +71,28 @@ pub enum MediaEvent {
     MediaTimeout {
         /// Whether there has never been a packet.
         first: bool,
+        /// What ended.
+        of: Lost,
+    },
+    /// No way for media was found, or it could not be secured. There will be no media.
+    LinkFailed {
+        /// The stage that was not reached.
+        stage: Stage,
+        /// What was in the way.
+        reason: &'static str,
     },
     /// The media ended by a defect of ours, or the engine has stopped. What was recorded up to
     /// now is good.
     Failed,
+}
+
+/// What a live call lacks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lost {
+    /// Packets of the peer.
+    Packets,
+    /// The peer's consent to receive ours (RFC 7675).
+    Consent,
 }
 
 /// What became of a received packet.
@@ -89,6 +121,8 @@ pub struct Settings {
     pub continuous_silence: bool,
     /// How late a packet may be and still be put in its place.
     pub jitter_window: Duration,
+    /// Whether digits are heard in the audio where no telephone-events were agreed on.
+    pub in_band_digits: bool,
 }
 
 /// What makes our stream ours; by chance, so that nobody guesses it (RFC 3550 section 5.1).
@@ -108,22 +142,39 @@ pub struct Identity {
     pub epoch: Instant,
 }
 
+/// How a digit came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Events,
+    Tones,
+    Signalling,
+}
+
+/// What a payload type stands for.
+enum Kind {
+    Audio(Codec),
+    Events,
+    Noise,
+}
+
 /// One side of a call, seen from us: the media of one dialog.
 #[derive(Debug)]
 pub struct Leg {
     settings: Settings,
     params: MediaParams,
-    /// Where packets really come from, when that was learnt.
-    latched: Option<SocketAddr>,
-    latched_rtcp: Option<SocketAddr>,
+    /// Payload type and codec before the last offer: packets of it may still be on their way.
+    former: Option<(u8, Codec)>,
     player: Player,
     hearing: Hearing,
     recording: Option<Recording>,
     reporter: Reporter,
     events: VecDeque<MediaEvent>,
+    /// How the last digit came, and when.
+    pressed: Option<(Way, Instant)>,
     /// Whether there is anything to say or to hear yet: before, we keep silent.
     active: bool,
     heard_first: bool,
+    sent_first: bool,
     /// When a timeout began to run, or the last sign of life was seen.
     waiting_since: Instant,
     timed_out: bool,
@@ -143,15 +194,16 @@ impl Leg {
         Self {
             settings,
             params,
-            latched: None,
-            latched_rtcp: None,
+            former: None,
             player: Player::new(ssrc, sequence, timestamp),
-            hearing: Hearing::new(now, settings.jitter_window),
+            hearing: Hearing::new(now, settings.jitter_window, settings.in_band_digits),
             recording: None,
             reporter: Reporter::new(now, epoch, cname, seed),
             events: VecDeque::with_capacity(4),
+            pressed: None,
             active: false,
             heard_first: false,
+            sent_first: false,
             waiting_since: now,
             timed_out: false,
         }
@@ -159,18 +211,12 @@ impl Leg {
 
     /// A new offer was answered, or the late answer has come.
     pub fn update(&mut self, now: Instant, params: MediaParams) {
-        if params.remote != self.params.remote {
-            self.latched = None;
-            self.latched_rtcp = None;
+        if self.params.payload_type != params.payload_type {
+            self.former = Some((self.params.payload_type, self.params.codec));
         }
         self.params = params;
         self.waiting_since = now;
         self.timed_out = false;
-    }
-
-    /// Packets come from another address than the session description tells: answer there.
-    pub fn latch(&mut self, from: SocketAddr) {
-        self.latched = Some(from);
     }
 
     /// Queues a prompt. [`MediaEvent::Played`] comes when the queue is empty again.
@@ -222,9 +268,21 @@ impl Leg {
         }
     }
 
+    /// Passes on what has happened beneath.
+    pub fn tell(&mut self, event: MediaEvent) {
+        if self.events.len() < MAX_EVENTS {
+            self.event(event);
+        }
+    }
+
     /// The next event.
     pub fn poll_event(&mut self) -> Option<MediaEvent> {
         self.events.pop_front()
+    }
+
+    /// Whether anything has been sent.
+    pub fn has_sent(&self) -> bool {
+        self.sent_first
     }
 
     /// Whether [`Leg::poll_event`] has something.
@@ -244,80 +302,106 @@ impl Leg {
 
     /// Takes a packet of media.
     pub fn handle_rtp(&mut self, now: Instant, packet: &RtpPacket<'_>) -> Received {
-        let kind = packet.payload_type;
-        let is_audio = kind == self.params.payload_type;
-        let is_event = Some(kind) == self.params.telephone_event;
-        if !is_audio && !is_event && Some(kind) != self.params.comfort_noise {
+        let Some(kind) = self.kind_of(packet.payload_type) else {
             return Received::UnknownPayloadType;
-        }
+        };
         self.sign_of_life(now);
         let order = self.hearing.order(now, packet);
-        if is_event {
-            if let Some(digit) = self.hearing.digit(packet, order) {
-                self.digit(now, digit, packet.timestamp);
+        let (what, clock_rate) = match kind {
+            Kind::Events => {
+                if let Some(digit) = self.hearing.digit(packet, order) {
+                    let at = self.hearing.line.position_of(packet.timestamp);
+                    self.digit(now, digit, Way::Events, at);
+                }
+                return Received::Taken;
             }
-            return Received::Taken;
-        }
+            Kind::Audio(codec) => (What::Audio(codec, packet.payload), codec.clock_rate()),
+            // RFC 3389 section 3.1; an empty one, which some devices send, is silence.
+            Kind::Noise => {
+                let level = packet.payload.first().map_or(127, |level| level & 0x7F);
+                (What::Noise(level), 8_000)
+            }
+        };
         match order {
             Order::Duplicate => return Received::Duplicate,
             Order::Old => return Received::Late,
             Order::Ahead(_) | Order::Reordered | Order::Restart => {}
         }
-        // What is recorded already goes out before anything new is written over it.
-        if self
-            .recording
-            .as_ref()
-            .is_some_and(|r| !r.is_running() && r.summary().is_none())
-        {
-            return Received::Taken;
+        if what.ticks() == 0 {
+            self.hearing.line.pass(order, packet.sequence);
+            return Received::Malformed;
         }
-        if is_audio {
-            return self.audio(now, packet, order);
+        let timestamp = packet.timestamp;
+        self.hearing.reception.measure(now, timestamp, clock_rate);
+        let arrived = Arrived {
+            sequence: packet.sequence,
+            timestamp,
+            clock_ticks: TICK_RATE / clock_rate,
+            what,
+        };
+        if !self.hearing.line.put(now, order, &arrived) {
+            return Received::Late;
         }
-        self.hearing.noise(now, packet, order);
         self.listen(now);
         Received::Taken
     }
 
-    fn audio(&mut self, now: Instant, packet: &RtpPacket<'_>, order: Order) -> Received {
-        self.hearing.reception.measure(now, packet.timestamp);
-        let len = packet.payload.len();
-        let line = &mut self.hearing.line;
-        let Some(position) = line.place(now, order, packet.timestamp, len) else {
-            return Received::Late;
-        };
-        let end = position + len as u64;
-        if let Some(recording) = &mut self.recording
-            && recording.is_running()
-            && let Some(end) = recording.make_room(now, end, &mut self.hearing)
-        {
-            self.event(MediaEvent::RecordingEnded(end));
-            return Received::Taken;
+    fn kind_of(&self, payload_type: u8) -> Option<Kind> {
+        let params = &self.params;
+        if payload_type == params.payload_type {
+            return Some(Kind::Audio(params.codec));
         }
-        self.hearing
-            .line
-            .write(position, self.params.codec, packet.payload);
-        self.listen(now);
-        Received::Taken
+        let given = Some(payload_type);
+        if given == params.telephone_event {
+            return Some(Kind::Events);
+        }
+        if given == params.comfort_noise {
+            return Some(Kind::Noise);
+        }
+        let (former, codec) = self.former?;
+        (former == payload_type).then_some(Kind::Audio(codec))
     }
 
     /// Listens to what has settled, and lets the recording follow.
     fn listen(&mut self, now: Instant) {
-        self.hearing.listener.listen(&self.hearing.line, false);
-        let Some(recording) = &mut self.recording else {
-            return;
-        };
-        if let Some(end) = recording.advance(now, &mut self.hearing) {
+        // Where telephone-events were agreed on, the same digit must not count twice.
+        let by_ear = self.params.telephone_event.is_none();
+        let digit = self.hearing.listen(by_ear);
+        self.follow(now);
+        self.hearing.forget();
+        if let Some((digit, at)) = digit {
+            self.digit(now, digit, Way::Tones, Some(at));
+        }
+    }
+
+    /// Lets the recording follow.
+    fn follow(&mut self, now: Instant) {
+        if let Some(recording) = &mut self.recording
+            && let Some(end) = recording.advance(now, &mut self.hearing)
+        {
             self.event(MediaEvent::RecordingEnded(end));
         }
     }
 
-    fn digit(&mut self, now: Instant, digit: char, timestamp: u32) {
+    /// A digit came with the signalling.
+    pub fn signalled(&mut self, now: Instant, digit: char) {
+        self.digit(now, digit, Way::Signalling, None);
+    }
+
+    /// A digit was pressed, at this position as far as that is known.
+    fn digit(&mut self, now: Instant, digit: char, way: Way, at: Option<u64>) {
+        let is_same_press = |(other, at): (Way, Instant)| {
+            other != way && now.saturating_duration_since(at) < SAME_PRESS
+        };
+        if self.pressed.is_some_and(is_same_press) {
+            return;
+        }
+        self.pressed = Some((way, now));
         if let Some(recording) = &mut self.recording
             && recording.is_running()
             && recording.end_digit() == Some(digit)
         {
-            recording.stop_by_digit(now, timestamp, &mut self.hearing);
+            recording.stop_by_digit(now, at, &mut self.hearing);
             self.event(MediaEvent::RecordingEnded(RecordingEnd::Digit));
         } else if self.events.len() < MAX_EVENTS {
             self.event(MediaEvent::Digit(digit));
@@ -330,37 +414,47 @@ impl Leg {
         self.timed_out = false;
         if !self.heard_first {
             self.heard_first = true;
-            self.event(MediaEvent::FirstPacket);
+            self.event(MediaEvent::Stage {
+                stage: Stage::FirstPacket,
+                at: now,
+            });
         }
     }
 
-    /// Takes a compound RTCP packet from `from`.
-    pub fn handle_rtcp(&mut self, now: Instant, from: SocketAddr, compound: &[u8]) -> Received {
+    /// Takes a compound RTCP packet.
+    pub fn handle_rtcp(&mut self, now: Instant, compound: &[u8]) -> Received {
         if !self.reporter.handle(now, compound, self.player.ssrc()) {
             return Received::Malformed;
-        }
-        if !self.params.rtcp_mux {
-            self.latched_rtcp = Some(from);
         }
         // Phones that suppress silence may send nothing else until somebody speaks.
         self.waiting_since = now;
         Received::Taken
     }
 
-    /// One slot of 20 ms: sends the packet that is due, looks at the timeouts.
+    /// Whether nothing is to be sent for now but signs of life and reports. Such a leg may be given
+    /// its slots less often, with [`Leg::rest`] between.
+    pub fn is_resting(&self) -> bool {
+        let is_delivered = self.recording.as_ref().is_none_or(Recording::is_running);
+        self.sent_first
+            && self.player.is_idle()
+            && !self.settings.continuous_silence
+            && self.events.is_empty()
+            && is_delivered
+    }
+
+    /// Lets time pass in which there was no slot.
+    pub fn rest(&mut self, time: Duration) {
+        self.player
+            .rest(u32::try_from(time.as_millis()).unwrap_or(u32::MAX));
+    }
+
+    /// One slot of 20 ms: sends the packet that is due, looks at the timeouts. While `out` has no
+    /// way for it to go, what is to be played waits.
     pub fn slot(&mut self, now: Instant, out: &mut Outbox) {
-        match self.send_to() {
-            Some(to) if self.active && self.params.direction.sends() => {
-                let continuous = self.settings.continuous_silence;
-                if self.player.is_playing() && self.heard_first {
-                    // Nobody is expected to speak into a greeting.
-                    self.waiting_since = now;
-                }
-                if self.player.slot(&self.params, to, continuous, out) == Played::LastFrame {
-                    self.last_frame(now);
-                }
-            }
-            _ => self.player.pause(),
+        if self.active && out.can_send() && self.params.direction.sends() {
+            self.send(now, out);
+        } else {
+            self.player.pause();
         }
         if self.active && self.reporter.is_due(now) {
             self.report(now, false, out);
@@ -368,9 +462,28 @@ impl Leg {
         self.by_the_clock(now);
     }
 
+    fn send(&mut self, now: Instant, out: &mut Outbox) {
+        let continuous = self.settings.continuous_silence;
+        if self.player.is_playing() && self.heard_first {
+            // Nobody is expected to speak into a greeting.
+            self.waiting_since = now;
+        }
+        let before = out.len();
+        if self.player.slot(&self.params, continuous, out) == Played::LastFrame {
+            self.last_frame(now);
+        }
+        if !self.sent_first && out.len() > before {
+            self.sent_first = true;
+            self.event(MediaEvent::Stage {
+                stage: Stage::FirstSent,
+                at: now,
+            });
+        }
+    }
+
     /// A slot that came too late to send its frame.
-    pub fn skip_slot(&mut self, now: Instant) {
-        if self.send_to().is_some() && self.params.direction.sends() {
+    pub fn skip_slot(&mut self, now: Instant, out: &Outbox) {
+        if out.can_send() && self.params.direction.sends() {
             if self.player.skip() == Played::LastFrame {
                 self.last_frame(now);
             }
@@ -389,15 +502,12 @@ impl Leg {
 
     fn by_the_clock(&mut self, now: Instant) {
         self.check_timeouts(now);
-        if let Some(recording) = &mut self.recording
-            && let Some(end) = recording.advance(now, &mut self.hearing)
-        {
-            self.event(MediaEvent::RecordingEnded(end));
-        }
+        self.follow(now);
     }
 
     fn check_timeouts(&mut self, now: Instant) {
-        let held = self.params.direction != Direction::SendRecv || self.params.remote.is_none();
+        let is_silent = self.params.remote.is_none() && self.params.ice.is_none();
+        let held = self.params.direction != Direction::SendRecv || is_silent;
         if held {
             self.waiting_since = now;
             return;
@@ -410,6 +520,11 @@ impl Leg {
         if self.timed_out || now.saturating_duration_since(self.waiting_since) < limit {
             return;
         }
+        self.lose(now, Lost::Packets);
+    }
+
+    /// Media have ended, and nobody has hung up. Told once.
+    pub fn lose(&mut self, now: Instant, of: Lost) {
         self.timed_out = true;
         match &mut self.recording {
             Some(recording) if recording.is_running() => {
@@ -419,7 +534,7 @@ impl Leg {
             }
             _ => {
                 let first = !self.heard_first;
-                self.event(MediaEvent::MediaTimeout { first });
+                self.event(MediaEvent::MediaTimeout { first, of });
             }
         }
     }
@@ -435,24 +550,10 @@ impl Leg {
         }
     }
 
-    fn send_to(&self) -> Option<SocketAddr> {
-        // Without an address in the session description there is hold, whatever was learnt.
-        self.params
-            .remote
-            .map(|remote| self.latched.unwrap_or(remote))
-    }
-
     fn report(&mut self, now: Instant, goodbye: bool, out: &mut Outbox) {
-        let to = if self.params.rtcp_mux {
-            self.send_to()
-        } else {
-            self.latched_rtcp.or(self.params.remote_rtcp)
-        };
-        if let Some(to) = to {
-            let reception = &mut self.hearing.reception;
-            self.reporter
-                .send(now, &self.player, reception, goodbye, to, out);
-        }
+        let reception = &mut self.hearing.reception;
+        self.reporter
+            .send(now, &self.player, reception, goodbye, out);
     }
 
     fn event(&mut self, event: MediaEvent) {

@@ -1,107 +1,146 @@
-//! The caller's voice on one line of time: a ring of the last seconds, written where each packet's
-//! timestamp says, whatever the order of arrival, and read when it has settled.
+//! What the caller sends on one line of time: packets put where their timestamps say, whatever the
+//! order of arrival, and heard in order when they have settled.
 //!
-//! The RTP timestamp is the timeline. A gap in it is silence of just that length. Only where
-//! timestamps say nothing, because the sender began anew or jumped, the time of arrival decides.
+//! The RTP timestamp is the timeline. A gap in it is a gap of just that length. Only where timestamps
+//! say nothing, because the sender began anew, jumped, or went over to another clock, the time of
+//! arrival decides.
+
+mod held;
 
 use std::time::Duration;
 use std::time::Instant;
 
-use crate::media::audio::Codec;
-use crate::media::audio::ComfortNoise;
-use crate::media::audio::SAMPLE_RATE;
+use crate::media::audio::TICK_RATE;
 use crate::media::jitter::Order;
+use crate::media::recording::What;
+use crate::media::timeline::held::Held;
 
-/// Samples that the ring holds: what may be kept of the time before a recording, the reorder
-/// window, and room to wait for a slow disk.
-pub const CAPACITY: usize = 18_432;
+pub use crate::media::timeline::held::Packet;
 
-/// How far a timestamp may run ahead of the packets that were sent and of the clock, in samples.
+/// Bytes that packets may take before the oldest go: two seconds of G.711 and more.
+const MOST_BYTES: usize = 32 * 1_024;
+/// How far a timestamp may run ahead of the packets that were sent and of the clock, in ticks.
 /// Further is a jump and no pause.
-const MAX_LEAD: u64 = SAMPLE_RATE as u64;
+const MAX_LEAD: u64 = TICK_RATE as u64;
 /// A new timeline that begins so soon after the old one follows it without a gap.
-const SNAP: u64 = 60 * SAMPLE_RATE as u64 / 1_000;
+const SNAP: u64 = 60 * TICK_RATE as u64 / 1_000;
+/// How far from the newest packet a timestamp is believed.
+const NEAR: u64 = 5 * TICK_RATE as u64;
 
-/// The number of samples in a stretch of time.
-pub fn samples_in(time: Duration) -> u64 {
-    let part = u64::from(time.subsec_micros()) * u64::from(SAMPLE_RATE) / 1_000_000;
+/// The number of ticks in a stretch of time.
+pub fn ticks_in(time: Duration) -> u64 {
+    let part = u64::from(time.subsec_nanos()) * u64::from(TICK_RATE) / 1_000_000_000;
     time.as_secs()
-        .saturating_mul(u64::from(SAMPLE_RATE))
+        .saturating_mul(u64::from(TICK_RATE))
         .saturating_add(part)
 }
 
-/// The ring. Positions count samples from the first one heard and never go back.
+/// A packet of audio or noise as it arrived.
+#[derive(Debug, Clone, Copy)]
+pub struct Arrived<'a> {
+    /// Its number.
+    pub sequence: u16,
+    /// Its moment, by the sender's clock.
+    pub timestamp: u32,
+    /// Ticks in a step of that clock.
+    pub clock_ticks: u32,
+    /// What it holds.
+    pub what: What<'a>,
+}
+
+/// The line. Positions count ticks from before the first packet and never go back.
+///
+/// A packet waits for those that are missing before it, and for them no longer than the reorder
+/// window; then it can be heard, and no packet takes a place before it any more.
 #[derive(Debug)]
 pub struct Timeline {
-    samples: Box<[i16]>,
-    /// Position after the newest sample.
-    end: u64,
-    /// What lies before was a pause too long to be written out.
-    floor: u64,
-    /// The noise of that pause.
-    pause: Option<ComfortNoise>,
-    /// What lies before will not change any more.
-    settled: u64,
     window: u64,
-    /// Position of the oldest sample of all, once there is one.
-    first: Option<u64>,
+    held: Held,
+    /// Position after the newest packet.
+    end: u64,
     newest: Option<Newest>,
     /// Whether the timestamps to come have nothing to do with those before.
     interrupted: bool,
-    noise: Option<ComfortNoise>,
+    /// Counts the sender's beginnings.
+    run: u8,
+    /// Run and number of the packet that is to be heard next, where that is known.
+    next: Option<(u8, u16)>,
+    heard: Option<Heard>,
+    /// Whether what waits is to wait no longer.
+    flushing: bool,
+    /// Position after the last packet that is not there any more.
+    forgotten: u64,
 }
 
 /// The packet with the highest number so far.
 #[derive(Debug, Clone, Copy)]
 struct Newest {
     timestamp: u32,
+    clock_ticks: u32,
     position: u64,
-    len: u64,
+    ticks: u64,
+    /// Where its audio ends; noise gives way to audio at any time.
+    audio_end: u64,
     arrival: Instant,
 }
 
+impl Newest {
+    /// How far ahead `timestamp` is, by the same clock, in ticks.
+    fn ticks_ahead(&self, timestamp: u32) -> i64 {
+        let steps = timestamp.wrapping_sub(self.timestamp) as i32;
+        i64::from(steps) * i64::from(self.clock_ticks)
+    }
+
+    /// How far ahead `packet` is in ticks; `None` if it goes by another clock.
+    fn ticks_to(&self, packet: &Arrived<'_>) -> Option<i64> {
+        (packet.clock_ticks == self.clock_ticks).then(|| self.ticks_ahead(packet.timestamp))
+    }
+}
+
+/// What has been heard.
+#[derive(Debug, Clone, Copy)]
+struct Heard {
+    /// Where the first packet begins.
+    first: u64,
+    /// Where the last one begins: nothing is put before it.
+    last: u64,
+}
+
 impl Timeline {
-    /// An empty line of time. Packets may come late by `window` samples.
+    /// An empty line. A packet may come late by `window` ticks.
     pub fn new(window: u64) -> Self {
         Self {
-            samples: vec![0; CAPACITY].into(),
+            window,
+            held: Held::default(),
             end: 0,
-            floor: 0,
-            pause: None,
-            settled: 0,
-            window: window.min(CAPACITY as u64 / 4),
-            first: None,
             newest: None,
             interrupted: false,
-            noise: None,
+            run: 0,
+            next: None,
+            heard: None,
+            flushing: false,
+            forgotten: 0,
         }
     }
 
-    /// Position after the newest sample.
+    /// Position after the newest packet.
     pub fn end(&self) -> u64 {
         self.end
     }
 
-    /// Position up to which nothing changes any more.
-    pub fn settled(&self) -> u64 {
-        self.settled
-    }
-
-    /// Position of the oldest sample of all. It is final when it has settled: packets that were
-    /// sent before the one that came first are put before it.
+    /// Where the first packet of all that have been heard begins.
     pub fn first(&self) -> Option<u64> {
-        self.first
+        self.heard.map(|heard| heard.first)
     }
 
-    /// The oldest position that can be read as it was.
-    pub fn oldest(&self) -> u64 {
-        self.floor.max(self.end.saturating_sub(CAPACITY as u64))
+    /// Position after the last packet that has been forgotten.
+    pub fn forgotten(&self) -> u64 {
+        self.forgotten
     }
 
-    /// Whether writing up to `end` would overwrite what lies at `position` or after it.
-    pub fn would_overwrite(&self, position: u64, end: u64) -> bool {
-        let position = position.max(self.floor);
-        position < self.end && end.saturating_sub(CAPACITY as u64) > position
+    /// Bytes of memory that packets take.
+    pub fn memory(&self) -> usize {
+        self.held.capacity()
     }
 
     /// The sender began anew: its next packet is placed by the clock.
@@ -109,53 +148,88 @@ impl Timeline {
         self.interrupted = true;
     }
 
-    /// Where `len` samples of a packet belong, or `None` if that has settled already.
-    pub fn place(&mut self, now: Instant, order: Order, timestamp: u32, len: usize) -> Option<u64> {
-        let len = len as u64;
+    /// Puts a packet in its place: false if that has been heard already.
+    pub fn put(&mut self, now: Instant, order: Order, packet: &Arrived<'_>) -> bool {
+        let Some(position) = self.place(now, order, packet) else {
+            return false;
+        };
+        if self.is_heard(position, packet.sequence) {
+            return false;
+        }
+        self.end = self.end.max(position + packet.what.ticks());
+        let what = Some(packet.what);
+        self.held.insert(position, packet.sequence, self.run, what);
+        while self.held.size() > MOST_BYTES && self.oldest().is_some() {
+            self.forget_oldest();
+        }
+        true
+    }
+
+    /// A packet that is no audio came in between: no audio is missing there.
+    pub fn pass(&mut self, order: Order, sequence: u16) {
+        let counts = matches!(order, Order::Ahead(_) | Order::Reordered);
+        if counts && !self.interrupted && !self.is_heard(self.end, sequence) {
+            self.held.insert(self.end, sequence, self.run, None);
+        }
+    }
+
+    fn is_heard(&self, position: u64, sequence: u16) -> bool {
+        let earlier =
+            |(run, next): (u8, u16)| run == self.run && (sequence.wrapping_sub(next) as i16) < 0;
+        self.next.is_some_and(earlier) || self.heard.is_some_and(|heard| position < heard.last)
+    }
+
+    fn place(&mut self, now: Instant, order: Order, packet: &Arrived<'_>) -> Option<u64> {
+        let ticks = packet.what.ticks();
         let position = match (self.newest, order) {
             (_, Order::Duplicate | Order::Old) => return None,
             // There is room for packets that were overtaken by this one.
             (None, _) => self.window,
-            (Some(newest), Order::Restart) => self.follow_clock(now, &newest),
-            (Some(newest), _) if self.interrupted => self.follow_clock(now, &newest),
+            (Some(newest), Order::Restart) => self.begin_anew(now, &newest),
+            (Some(newest), _) if self.interrupted => self.begin_anew(now, &newest),
             (Some(newest), Order::Reordered) => {
-                let behind = newest.timestamp.wrapping_sub(timestamp) as i32;
-                let position = newest.position.checked_sub(u64::try_from(behind).ok()?)?;
-                return self.unless_settled(position);
+                let behind = u64::try_from(-newest.ticks_to(packet)?).ok()?;
+                return newest.position.checked_sub(behind);
             }
             (Some(newest), Order::Ahead(packets)) => {
-                let ahead = timestamp.wrapping_sub(newest.timestamp) as i32;
-                let sent = u64::from(packets) * newest.len.max(len);
-                let elapsed = samples_in(now.saturating_duration_since(newest.arrival));
-                match u64::try_from(ahead) {
-                    Ok(ahead @ 1..) if ahead <= sent.max(elapsed) + MAX_LEAD => {
-                        newest.position + ahead
+                let sent = u64::from(packets) * newest.ticks.max(ticks);
+                let elapsed = ticks_in(now.saturating_duration_since(newest.arrival));
+                let ahead = newest.ticks_to(packet).map(u64::try_from);
+                match ahead {
+                    // What was sent one after the other was not said at once, whatever clock the
+                    // sender goes by: nothing is heard twice in the same place.
+                    Some(Ok(ahead @ 1..)) if ahead <= sent.max(elapsed) + MAX_LEAD => {
+                        (newest.position + ahead).max(newest.audio_end)
                     }
                     _ => self.follow_clock(now, &newest),
                 }
             }
         };
         self.interrupted = false;
+        let audio_end = match packet.what {
+            What::Audio(..) => position + ticks,
+            What::Noise(_) => position,
+        };
         self.newest = Some(Newest {
-            timestamp,
+            timestamp: packet.timestamp,
+            clock_ticks: packet.clock_ticks,
             position,
-            len,
+            ticks,
+            audio_end,
             arrival: now,
         });
-        self.unless_settled(position)
+        Some(position)
     }
 
-    fn unless_settled(&mut self, position: u64) -> Option<u64> {
-        if position < self.settled {
-            return None;
-        }
-        self.first = Some(self.first.map_or(position, |first| first.min(position)));
-        Some(position)
+    /// The sender counts anew: what waits for a packet of before waits in vain.
+    fn begin_anew(&mut self, now: Instant, newest: &Newest) -> u64 {
+        self.run = self.run.wrapping_add(1);
+        self.follow_clock(now, newest)
     }
 
     /// Where a packet belongs whose timestamp says nothing.
     fn follow_clock(&self, now: Instant, newest: &Newest) -> u64 {
-        let elapsed = samples_in(now.saturating_duration_since(newest.arrival));
+        let elapsed = ticks_in(now.saturating_duration_since(newest.arrival));
         let position = newest.position + elapsed;
         if position < self.end + SNAP {
             self.end
@@ -167,313 +241,80 @@ impl Timeline {
     /// The position of what is spoken now, judged by the clock.
     pub fn position_at(&self, now: Instant) -> u64 {
         self.newest.map_or(self.end, |newest| {
-            newest.position + newest.len + samples_in(now.saturating_duration_since(newest.arrival))
+            let elapsed = ticks_in(now.saturating_duration_since(newest.arrival));
+            newest.position + newest.ticks + elapsed
         })
     }
 
-    /// The position of a timestamp near the newest packet's.
+    /// The position of a timestamp near the newest packet's, by the same clock.
     pub fn position_of(&self, timestamp: u32) -> Option<u64> {
         let newest = self.newest?;
-        let ahead = timestamp.wrapping_sub(newest.timestamp) as i32;
-        let near = ahead.unsigned_abs() < 5 * SAMPLE_RATE;
-        near.then(|| newest.position.checked_add_signed(i64::from(ahead)))?
+        let ahead = newest.ticks_ahead(timestamp);
+        let near = ahead.unsigned_abs() < NEAR;
+        near.then(|| newest.position.checked_add_signed(ahead))?
     }
 
-    /// Writes a packet of audio where [`Timeline::place`] told.
-    pub fn write(&mut self, position: u64, codec: Codec, payload: &[u8]) {
-        self.fill_up_to(position, payload.len());
-        if position >= self.end {
-            self.noise = None;
-        }
-        let at = (position % CAPACITY as u64) as usize;
-        let (wrapped, straight) = self.samples.split_at_mut(at);
-        let done = codec.decode(payload, straight);
-        if let Some(rest) = payload.get(done..) {
-            codec.decode(rest, wrapped);
-        }
-        self.reach(position + payload.len() as u64);
-    }
-
-    /// From `position` on there is noise until audio comes again (RFC 3389).
-    pub fn write_noise(&mut self, position: u64, noise: ComfortNoise, len: usize) {
-        self.fill_up_to(position, len);
-        if position + len as u64 > self.end {
-            self.noise = Some(noise);
-            self.fill_up_to(position + len as u64, 0);
-            self.reach(position + len as u64);
-        }
-    }
-
-    fn reach(&mut self, end: u64) {
-        self.end = self.end.max(end);
-        self.settled = self.settled.max(self.end.saturating_sub(self.window));
-    }
-
-    /// Fills the gap before `position`, or forgets it if it is longer than the ring.
-    fn fill_up_to(&mut self, position: u64, len: usize) {
-        if position <= self.end {
-            return;
-        }
-        if position + len as u64 - self.end > CAPACITY as u64 {
-            self.floor = position;
-            self.pause = self.noise.clone();
-            self.end = position;
-            return;
-        }
-        let mut gap = (position - self.end) as usize;
-        let mut at = (self.end % CAPACITY as u64) as usize;
-        while gap > 0 {
-            let run = gap.min(CAPACITY - at);
-            let samples = &mut self.samples[at..at + run];
-            match &mut self.noise {
-                Some(noise) => noise.fill(samples),
-                None => samples.fill(0),
-            }
-            gap -= run;
-            at = 0;
-        }
-        self.end = position;
-    }
-
-    /// Nothing more comes: all there is has settled.
+    /// What waits can be heard at once: nothing more comes that belongs before it.
     pub fn settle(&mut self) {
-        self.settled = self.end;
+        self.flushing = true;
     }
 
-    /// Copies what lies from `position` on. What is not there any more is a pause.
-    pub fn read(&self, position: u64, out: &mut [i16]) {
-        let missing = self.oldest().saturating_sub(position);
-        let missing = usize::try_from(missing)
-            .unwrap_or(usize::MAX)
-            .min(out.len());
-        let (pause, out) = out.split_at_mut(missing);
-        match &self.pause {
-            Some(noise) if position < self.floor => noise.clone().fill(pause),
-            _ => pause.fill(0),
+    /// The next packet that can be heard. It is kept until it is forgotten.
+    pub fn hear(&mut self) -> Option<Packet<'_>> {
+        while let Some(&entry) = self.held.waiting() {
+            let number = (entry.run, entry.sequence);
+            let ready = self.next == Some(number)
+                || entry.position + self.window < self.end
+                || entry.run != self.run
+                || self.flushing
+                || self.held.size() > MOST_BYTES;
+            if !ready {
+                return None;
+            }
+            let missing = match self.next {
+                Some((run, next)) if run == entry.run => entry.sequence.wrapping_sub(next),
+                _ => 0,
+            };
+            let lost = u8::try_from(missing).unwrap_or(u8::MAX);
+            self.next = Some((entry.run, entry.sequence.wrapping_add(1)));
+            let late = self.heard.is_some_and(|heard| entry.position < heard.last);
+            if late {
+                self.held.drop_waiting();
+            } else if self.held.hear(lost) {
+                let first = self.heard.map_or(entry.position, |heard| heard.first);
+                let last = entry.position;
+                self.heard = Some(Heard { first, last });
+                return self.held.newest_heard();
+            }
         }
-        let from = position + missing as u64;
-        let there = self.end.saturating_sub(from).min(out.len() as u64) as usize;
-        let (out, silence) = out.split_at_mut(there);
-        silence.fill(0);
-        let at = (from % CAPACITY as u64) as usize;
-        let straight = there.min(CAPACITY - at);
-        let (first, second) = out.split_at_mut(straight);
-        first.copy_from_slice(&self.samples[at..at + straight]);
-        second.copy_from_slice(&self.samples[..there - straight]);
+        self.flushing = false;
+        None
+    }
+
+    /// The oldest packet that was heard and is still kept.
+    pub fn oldest(&self) -> Option<Packet<'_>> {
+        self.held.oldest_heard()
+    }
+
+    /// Where the packet begins that lies across `position`, of those that were heard and are kept; or
+    /// else `position`.
+    pub fn begin_of(&self, position: u64) -> u64 {
+        let heard = self.held.heard();
+        let across = heard.filter(|packet| packet.end() > position);
+        across
+            .map(|packet| packet.position)
+            .next()
+            .map_or(position, |begin| begin.min(position))
+    }
+
+    /// Forgets the oldest packet that was heard.
+    pub fn forget_oldest(&mut self) {
+        if let Some(oldest) = self.held.oldest_heard() {
+            self.forgotten = self.forgotten.max(oldest.end());
+            self.held.forget_oldest_heard();
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    #![expect(
-        clippy::disallowed_methods,
-        reason = "virtual time begins at some moment"
-    )]
-
-    use super::*;
-
-    const FRAME: Duration = Duration::from_millis(20);
-    const WINDOW: u64 = 1_600;
-
-    /// A frame whose samples are all `value`, encoded. µ-law keeps these values.
-    fn frame(value: i16) -> [u8; 160] {
-        let mut payload = [0; 160];
-        Codec::Pcmu.encode(&[value; 160], &mut payload);
-        payload
-    }
-
-    /// What µ-law makes of a value.
-    fn heard(value: i16) -> i16 {
-        let mut samples = [0; 1];
-        Codec::Pcmu.decode(&frame(value)[..1], &mut samples);
-        samples[0]
-    }
-
-    fn put(
-        line: &mut Timeline,
-        now: Instant,
-        order: Order,
-        timestamp: u32,
-        value: i16,
-    ) -> Option<u64> {
-        let position = line.place(now, order, timestamp, 160)?;
-        line.write(position, Codec::Pcmu, &frame(value));
-        position.checked_sub(WINDOW)
-    }
-
-    /// The sample so far after the beginning of the first packet.
-    fn at(line: &Timeline, position: u64) -> i16 {
-        let mut sample = [0];
-        line.read(WINDOW + position, &mut sample);
-        sample[0]
-    }
-
-    #[test]
-    fn a_gap_in_the_timestamps_is_silence_of_its_length() {
-        let (mut line, t0) = (Timeline::new(WINDOW), Instant::now());
-        put(&mut line, t0, Order::Ahead(1), 5_000, 1_000);
-        let later = t0 + Duration::from_millis(500);
-        assert_eq!(
-            put(&mut line, later, Order::Ahead(1), 9_000, 2_000),
-            Some(4_000)
-        );
-        assert_eq!(line.end(), WINDOW + 4_160);
-        assert_eq!(
-            [at(&line, 159), at(&line, 160), at(&line, 3_999)],
-            [heard(1_000), 0, 0]
-        );
-        assert_eq!(at(&line, 4_000), heard(2_000));
-    }
-
-    #[test]
-    fn a_late_packet_takes_its_place_until_that_has_settled() {
-        let (mut line, t0) = (Timeline::new(WINDOW), Instant::now());
-        put(&mut line, t0, Order::Ahead(1), 0, 1_000);
-        put(&mut line, t0 + FRAME, Order::Ahead(2), 320, 3_000);
-        assert_eq!(at(&line, 160), 0);
-        assert_eq!(
-            put(&mut line, t0 + FRAME, Order::Reordered, 160, 2_000),
-            Some(160)
-        );
-        assert_eq!(at(&line, 160), heard(2_000));
-        put(&mut line, t0 + FRAME, Order::Ahead(15), 16 * 160, 4_000);
-        assert_eq!(line.settled(), 17 * 160);
-        assert_eq!(
-            put(&mut line, t0 + FRAME, Order::Reordered, 480, 2_000),
-            None
-        );
-    }
-
-    #[test]
-    fn packets_that_the_first_one_overtook_are_put_before_it() {
-        let (mut line, t0) = (Timeline::new(WINDOW), Instant::now());
-        put(&mut line, t0, Order::Ahead(1), 480, 1_000);
-        let before = line.place(t0, Order::Reordered, 160, 160).unwrap();
-        line.write(before, Codec::Pcmu, &frame(2_000));
-        assert_eq!(line.first(), Some(WINDOW - 320));
-        let mut sample = [0];
-        line.read(before, &mut sample);
-        assert_eq!(sample, [heard(2_000)]);
-    }
-
-    #[test]
-    fn a_jump_of_the_timestamp_is_no_pause() {
-        for jump in [500_000_u32, 80_000_u32.wrapping_neg(), 0x8000_0000] {
-            let (mut line, t0) = (Timeline::new(WINDOW), Instant::now());
-            put(&mut line, t0, Order::Ahead(1), 100, 1_000);
-            let position = put(
-                &mut line,
-                t0 + FRAME,
-                Order::Ahead(1),
-                jump.wrapping_add(260),
-                2_000,
-            );
-            assert_eq!(position, Some(160), "jump of {jump}");
-            let position = put(
-                &mut line,
-                t0 + 2 * FRAME,
-                Order::Ahead(1),
-                jump.wrapping_add(420),
-                2_000,
-            );
-            assert_eq!(position, Some(320));
-        }
-    }
-
-    #[test]
-    fn a_new_sender_is_placed_by_the_clock() {
-        let (mut line, t0) = (Timeline::new(WINDOW), Instant::now());
-        put(&mut line, t0, Order::Ahead(1), 100, 1_000);
-        assert_eq!(
-            put(&mut line, t0 + FRAME, Order::Restart, 77, 2_000),
-            Some(160)
-        );
-        let later = t0 + FRAME + Duration::from_secs(1);
-        assert_eq!(
-            put(&mut line, later, Order::Restart, 77_000, 2_000),
-            Some(8_160)
-        );
-    }
-
-    #[test]
-    fn packets_that_were_held_up_keep_their_timestamps() {
-        let (mut line, t0) = (Timeline::new(WINDOW), Instant::now());
-        put(&mut line, t0, Order::Ahead(1), 0, 1_000);
-        let stalled = t0 + Duration::from_secs(3);
-        for n in 1..150 {
-            assert_eq!(
-                put(&mut line, stalled, Order::Ahead(1), n * 160, 1_000),
-                Some(u64::from(n) * 160)
-            );
-        }
-    }
-
-    #[test]
-    fn the_timestamp_wraps_around_unnoticed() {
-        let (mut line, t0) = (Timeline::new(WINDOW), Instant::now());
-        put(&mut line, t0, Order::Ahead(1), u32::MAX - 99, 1_000);
-        assert_eq!(
-            put(&mut line, t0 + FRAME, Order::Ahead(1), 60, 1_000),
-            Some(160)
-        );
-    }
-
-    #[test]
-    fn a_pause_longer_than_the_ring_reads_as_silence() {
-        let (mut line, t0) = (Timeline::new(WINDOW), Instant::now());
-        put(&mut line, t0, Order::Ahead(1), 0, 1_000);
-        let later = t0 + Duration::from_secs(60);
-        assert_eq!(
-            put(&mut line, later, Order::Ahead(1), 480_000, 2_000),
-            Some(480_000)
-        );
-        assert_eq!(
-            [at(&line, 0), at(&line, 479_999), at(&line, 480_000)],
-            [0, 0, heard(2_000)]
-        );
-        assert_eq!(line.oldest(), WINDOW + 480_000);
-    }
-
-    #[test]
-    fn noise_goes_on_until_audio_comes() {
-        let (mut line, t0) = (Timeline::new(WINDOW), Instant::now());
-        put(&mut line, t0, Order::Ahead(1), 0, 1_000);
-        let position = line.place(t0 + FRAME, Order::Ahead(1), 160, 160).unwrap();
-        line.write_noise(position, ComfortNoise::at_level(40), 160);
-        put(&mut line, t0 + 50 * FRAME, Order::Ahead(1), 8_000, 1_000);
-        put(&mut line, t0 + 60 * FRAME, Order::Ahead(1), 9_600, 1_000);
-        let mut noise = [0; 7_840];
-        line.read(WINDOW + 160, &mut noise);
-        assert!(noise.iter().filter(|s| **s != 0).count() > 7_000);
-        assert_eq!(at(&line, 8_500), 0);
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn no_sequence_of_packets_breaks_the_line(
-            packets in proptest::collection::vec(
-                (0..6_u8, proptest::num::u32::ANY, 0..1_500_usize, 0..90_000_u64), 0..60,
-            )
-        ) {
-            let mut line = Timeline::new(WINDOW);
-            let mut now = Instant::now();
-            for (kind, number, len, elapsed_ms) in packets {
-                now += Duration::from_millis(elapsed_ms);
-                let order = match kind {
-                    0..=2 => Order::Ahead((number % 2_999) as u16 + 1),
-                    3 => Order::Reordered,
-                    4 => Order::Restart,
-                    _ => Order::Old,
-                };
-                let end = line.end();
-                if let Some(position) = line.place(now, order, number, len) {
-                    line.write(position, Codec::Pcma, &vec![0; len]);
-                }
-                proptest::prop_assert!(line.end() >= end && line.settled() <= line.end());
-                let mut out = [0; 320];
-                line.read(line.settled(), &mut out);
-                line.read(number.into(), &mut out);
-            }
-        }
-    }
-}
+mod tests;

@@ -7,7 +7,7 @@ pub struct TelephoneEvent {
     pub event: u8,
     /// Whether the event is over.
     pub end: bool,
-    /// Length so far, in samples.
+    /// Length so far, by the clock of its payload type.
     pub duration: u16,
 }
 
@@ -43,6 +43,9 @@ pub fn event_of(digit: char) -> Option<u8> {
     u8::try_from(code).ok()
 }
 
+/// By how much the duration may grow between two packets: 200 ms at 8 kHz, 100 ms at 48 kHz.
+const LONGEST_STEP: u16 = 4_800;
+
 /// Hears digits out of a stream of event packets: each digit once, with its first packet that
 /// arrives, whichever packets are lost, repeated or late.
 #[derive(Debug, Clone, Copy, Default)]
@@ -75,8 +78,10 @@ impl DigitReceiver {
                 return None;
             }
             // Section 2.5.1.3: an event longer than its duration field goes on in a new segment.
-            let full = last.duration > u16::MAX - 1_600;
-            let continued = full && event.event == last.event && age <= i32::from(u16::MAX) + 800;
+            let full = last.duration > u16::MAX - LONGEST_STEP;
+            let continued = full
+                && event.event == last.event
+                && age <= i32::from(u16::MAX) + i32::from(LONGEST_STEP);
             if continued {
                 last.timestamp = timestamp;
                 last.duration = event.duration;
@@ -107,17 +112,23 @@ pub struct DigitPacket {
 pub struct DigitSender {
     event: u8,
     slot: u16,
+    slot_ticks: u16,
 }
 
 impl DigitSender {
-    const SLOT_SAMPLES: u16 = 160;
     const TONE_SLOTS: u16 = 5;
     const END_SLOTS: u16 = 3;
     const PAUSE_SLOTS: u16 = 3;
 
-    /// A sender of the event with this code; see [`event_of`].
-    pub fn new(event: u8) -> Self {
-        Self { event, slot: 0 }
+    /// A sender of the event with this code (see [`event_of`]), whose durations are counted at
+    /// `clock_rate`: 8,000, or 48,000 beside Opus (RFC 4733 section 2.1).
+    pub fn new(event: u8, clock_rate: u32) -> Self {
+        let slot_ticks = u16::try_from(clock_rate / 50).unwrap_or(u16::MAX / Self::TONE_SLOTS);
+        Self {
+            event,
+            slot: 0,
+            slot_ticks,
+        }
     }
 
     /// The packet of the next slot, if there is one in it.
@@ -132,7 +143,7 @@ impl DigitSender {
             event: TelephoneEvent {
                 event: self.event,
                 end: slot >= Self::TONE_SLOTS,
-                duration: (slot + 1).min(Self::TONE_SLOTS) * Self::SLOT_SAMPLES,
+                duration: (slot + 1).min(Self::TONE_SLOTS) * self.slot_ticks,
             },
         })
     }
@@ -149,7 +160,7 @@ mod tests {
 
     /// The packets of one digit with their timestamp.
     fn digit(digit: char, timestamp: u32) -> Vec<(u32, [u8; 4])> {
-        let mut sender = DigitSender::new(event_of(digit).unwrap());
+        let mut sender = DigitSender::new(event_of(digit).unwrap(), 8_000);
         let mut packets = Vec::new();
         while !sender.is_done() {
             if let Some(packet) = sender.next_slot() {
@@ -174,6 +185,18 @@ mod tests {
         assert_eq!(packets.iter().filter(|(_, p)| p[1] & 0x80 != 0).count(), 3);
         assert_eq!(packets[7].1[2..], 800_u16.to_be_bytes());
         assert_eq!(heard(&packets), "5");
+    }
+
+    #[test]
+    fn beside_opus_the_same_digit_is_counted_six_times_as_fast() {
+        let mut sender = DigitSender::new(5, 48_000);
+        let durations: Vec<_> = (0..8)
+            .map(|_| sender.next_slot().unwrap().event.duration)
+            .collect();
+        assert_eq!(
+            durations,
+            [960, 1_920, 2_880, 3_840, 4_800, 4_800, 4_800, 4_800]
+        );
     }
 
     #[test]
@@ -207,19 +230,22 @@ mod tests {
     fn a_key_held_for_ten_seconds_is_one_digit() {
         let mut packets = Vec::new();
         let mut start = 5_000_u32;
-        for _ in 0..2 {
-            let mut segment = TelephoneEvent {
-                event: 9,
-                end: false,
-                duration: 0,
-            };
-            while let Some(duration) = segment.duration.checked_add(160) {
-                segment.duration = duration;
-                packets.push((start, segment.to_bytes()));
+        for step in [160, 960] {
+            packets.clear();
+            for _ in 0..2 {
+                let mut segment = TelephoneEvent {
+                    event: 9,
+                    end: false,
+                    duration: 0,
+                };
+                while let Some(duration) = segment.duration.checked_add(step) {
+                    segment.duration = duration;
+                    packets.push((start, segment.to_bytes()));
+                }
+                start += u32::from(segment.duration);
             }
-            start += u32::from(segment.duration);
+            assert_eq!(heard(&packets), "9", "{step}");
         }
-        assert_eq!(heard(&packets), "9");
     }
 
     #[test]

@@ -1,22 +1,27 @@
-//! What we hear: packets put on the line of time, digits, and who speaks when.
+//! What we hear: packets in their order, on the line of time, and digits.
 
 use std::time::Duration;
 use std::time::Instant;
 
-use crate::media::audio::ComfortNoise;
-use crate::media::audio::FRAME_SAMPLES;
-use crate::media::audio::SAMPLE_RATE;
-use crate::media::audio::SpeechDetector;
+use crate::media::audio::DtmfDetector;
+use crate::media::audio::TICK_RATE;
 use crate::media::jitter::Counts;
 use crate::media::jitter::Order;
 use crate::media::jitter::Source;
 use crate::media::rtp::RtpPacket;
 use crate::media::rtp::telephone_event::DigitReceiver;
+use crate::media::session::ear::Ear;
 use crate::media::timeline::Timeline;
-use crate::media::timeline::samples_in;
+use crate::media::timeline::ticks_in;
 
-/// A pause between two words that does not end what is being said.
-const PAUSE: u64 = 600 * SAMPLE_RATE as u64 / 1_000;
+/// What is kept before the first word: consonants are quieter than the vowel that is noticed.
+pub(super) const LEAD: u64 = 100 * TICK_RATE as u64 / 1_000;
+
+/// How much of what is being said is kept for a recording that may begin.
+const PREROLL: u64 = 2 * TICK_RATE as u64;
+
+/// How long a digit sounds before it is heard.
+const UNNOTICED: u64 = 20 * TICK_RATE as u64 / 1_000;
 
 /// After a change of sender, packets of the one before are late for so long.
 const CHANGE: Duration = Duration::from_secs(1);
@@ -80,111 +85,11 @@ impl Reception {
         self.source = Some(Source::new(packet.ssrc, packet.sequence));
     }
 
-    /// Takes the arrival of a packet of audio into the jitter.
-    pub(super) fn measure(&mut self, now: Instant, timestamp: u32) {
+    /// Takes the arrival of a packet of audio into the jitter, by a clock of so many hertz.
+    pub(super) fn measure(&mut self, now: Instant, timestamp: u32, clock_rate: u32) {
         if let Some(source) = &mut self.source {
-            source.measure(now.saturating_duration_since(self.started), timestamp);
-        }
-    }
-}
-
-/// Follows who speaks when, on settled samples.
-#[derive(Debug)]
-pub(super) struct Listener {
-    detector: SpeechDetector,
-    /// Position up to which was listened.
-    position: u64,
-    /// The detector's own measure of the end of speech, to see it change.
-    detector_end: Option<u64>,
-    speech_end: Option<u64>,
-    /// Where what is being said began, and how many samples of speech were heard before.
-    speaking: Option<(u64, u64)>,
-}
-
-impl Listener {
-    pub(super) fn new() -> Self {
-        Self {
-            detector: SpeechDetector::new(),
-            position: 0,
-            detector_end: None,
-            speech_end: None,
-            speaking: None,
-        }
-    }
-
-    /// Position up to which was listened.
-    pub(super) fn position(&self) -> u64 {
-        self.position
-    }
-
-    /// Position after the last speech.
-    pub(super) fn speech_end(&self) -> Option<u64> {
-        self.speech_end
-    }
-
-    /// Where what is being said at [`Listener::position`] began.
-    pub(super) fn speaking_since(&self) -> Option<u64> {
-        self.speaking.map(|(since, _)| since)
-    }
-
-    /// Samples of speech heard in all.
-    pub(super) fn speech_samples(&self) -> u64 {
-        self.detector.speech_samples()
-    }
-
-    /// Samples of speech heard before what is being said now.
-    pub(super) fn speech_samples_before(&self) -> u64 {
-        self.speaking
-            .map_or(self.speech_samples(), |(_, before)| before)
-    }
-
-    /// Listens to what has settled: whole frames, and at the end the rest too.
-    pub(super) fn listen(&mut self, line: &Timeline, rest: bool) {
-        if self.position < line.oldest() {
-            self.position = line.oldest().min(line.settled());
-            self.judge(self.position);
-        }
-        let mut frame = [0; FRAME_SAMPLES];
-        while self.position < line.settled() {
-            let there = (line.settled() - self.position).min(FRAME_SAMPLES as u64) as usize;
-            if there < FRAME_SAMPLES && !rest {
-                return;
-            }
-            let frame = &mut frame[..there];
-            line.read(self.position, frame);
-            self.hear(frame);
-        }
-    }
-
-    fn hear(&mut self, frame: &[i16]) {
-        let start = self.position;
-        let before = self.detector.speech_samples();
-        self.position += frame.len() as u64;
-        // A gap is no background to compare voices with, so the detector does not hear it.
-        if frame.iter().any(|sample| *sample != 0) {
-            self.detector.feed(frame);
-            let end = self.detector.speech_end();
-            if end != self.detector_end {
-                self.detector_end = end;
-                self.speech_end =
-                    end.map(|_| self.position.saturating_sub(self.detector.silent_for()));
-            }
-        }
-        self.judge(start);
-        if let Some((since, samples)) = &mut self.speaking
-            && *since == start
-        {
-            *samples = before;
-        }
-    }
-
-    /// Whether somebody speaks, and since `start` if that is new.
-    fn judge(&mut self, start: u64) {
-        let recent = |end: u64| self.position.saturating_sub(end) < PAUSE;
-        if !self.speech_end.is_some_and(recent) {
-            self.speaking = None;
-        } else if self.speaking.is_none() {
-            self.speaking = Some((start, self.detector.speech_samples()));
+            let arrival = now.saturating_duration_since(self.started);
+            source.measure(arrival, timestamp, clock_rate);
         }
     }
 }
@@ -194,17 +99,20 @@ impl Listener {
 pub(super) struct Hearing {
     pub(super) reception: Reception,
     pub(super) line: Timeline,
-    pub(super) listener: Listener,
+    pub(super) ear: Ear,
     digits: DigitReceiver,
+    /// Hears digits in the audio, where that is wanted.
+    tones: Option<Box<DtmfDetector>>,
 }
 
 impl Hearing {
-    pub(super) fn new(now: Instant, window: Duration) -> Self {
+    pub(super) fn new(now: Instant, window: Duration, in_band_digits: bool) -> Self {
         Self {
             reception: Reception::new(now),
-            line: Timeline::new(samples_in(window)),
-            listener: Listener::new(),
+            line: Timeline::new(ticks_in(window)),
+            ear: Ear::new(),
             digits: DigitReceiver::default(),
+            tones: in_band_digits.then(Box::default),
         }
     }
 
@@ -220,17 +128,40 @@ impl Hearing {
 
     /// A packet of events; the digit if it is a new one.
     pub(super) fn digit(&mut self, packet: &RtpPacket<'_>, order: Order) -> Option<char> {
+        self.line.pass(order, packet.sequence);
         if order == Order::Old {
             return None;
         }
         self.digits.handle(packet.timestamp, packet.payload)
     }
 
-    /// A packet of comfort noise.
-    pub(super) fn noise(&mut self, now: Instant, packet: &RtpPacket<'_>, order: Order) {
-        if let Some(at) = self.line.place(now, order, packet.timestamp, FRAME_SAMPLES) {
-            let noise = ComfortNoise::from_payload(packet.payload);
-            self.line.write_noise(at, noise, FRAME_SAMPLES);
+    /// Listens to what has settled. `by_ear`: whether digits are to be heard in the audio; one that
+    /// is, is told with the position where it began.
+    pub(super) fn listen(&mut self, by_ear: bool) -> Option<(char, u64)> {
+        let mut tones = self.tones.as_deref_mut().filter(|_| by_ear);
+        let mut heard = None;
+        while let Some(packet) = self.line.hear() {
+            self.ear.listen(&packet, |position, samples| {
+                let digit = tones.as_deref_mut().and_then(|tones| tones.feed(samples));
+                let began = position.saturating_sub(UNNOTICED);
+                heard = heard.or(digit.map(|digit| (digit, began)));
+            });
+        }
+        heard
+    }
+
+    /// Forgets what nobody will want any more: while nobody speaks all but the last moments, else
+    /// what was said too long ago.
+    pub(super) fn forget(&mut self) {
+        let now = self.ear.position();
+        let since = self.ear.speaking_since().unwrap_or(now);
+        let wanted = since.saturating_sub(LEAD).max(now.saturating_sub(PREROLL));
+        while self
+            .line
+            .oldest()
+            .is_some_and(|packet| packet.end() <= wanted)
+        {
+            self.line.forget_oldest();
         }
     }
 }

@@ -1,20 +1,21 @@
 //! What we send: prompts, digits, and signs of life in between.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::media::audio::FRAME_SAMPLES;
 use crate::media::audio::Prompt;
+use crate::media::audio::SAMPLE_RATE;
 use crate::media::rtp::Header;
 use crate::media::rtp::telephone_event::DigitSender;
 use crate::media::rtp::telephone_event::event_of;
 use crate::media::sdp::MediaParams;
 use crate::media::session::outbox::Outbox;
 
-/// Without anything to play, a packet goes out once in so many slots of 20 ms: often enough for
-/// every middlebox to keep the call's path open.
-const SIGN_OF_LIFE_SLOTS: u32 = 50;
+/// Without anything to play, a packet goes out so often, in milliseconds: often enough for every
+/// middlebox to keep the call's path open.
+const SIGN_OF_LIFE_MS: u32 = 1_000;
+/// The time of a slot, in milliseconds.
+const SLOT_MS: u32 = 20;
 
 /// Our comfort noise: -70 dBov, a quiet line (RFC 3389 section 3.1).
 const NOISE_LEVEL: [u8; 1] = [70];
@@ -40,8 +41,8 @@ pub(super) struct Player {
     digits: VecDeque<u8>,
     /// The digit being sent, and the moment it began.
     digit: Option<(DigitSender, u32)>,
-    /// Slots without anything to play.
-    idle_slots: u32,
+    /// Time until the next sign of life, in milliseconds: it begins when there is nothing to play.
+    quiet_ms: u32,
 }
 
 /// Our packets, numbered and timed.
@@ -51,6 +52,8 @@ struct Stream {
     sequence: u16,
     /// Of this slot.
     timestamp: u32,
+    /// Hertz of the timestamp.
+    clock_rate: u32,
     /// Whether the slot before had audio: if not, the next audio is marked.
     flowing: bool,
     packets: u32,
@@ -64,6 +67,7 @@ impl Player {
                 ssrc,
                 sequence,
                 timestamp,
+                clock_rate: SAMPLE_RATE,
                 flowing: false,
                 packets: 0,
                 octets: 0,
@@ -72,7 +76,7 @@ impl Player {
             frame: 0,
             digits: VecDeque::new(),
             digit: None,
-            idle_slots: 0,
+            quiet_ms: 0,
         }
     }
 
@@ -111,11 +115,22 @@ impl Player {
             .extend(digits.chars().filter_map(event_of).take(room));
     }
 
+    /// Whether there is nothing to send but signs of life.
+    pub(super) fn is_idle(&self) -> bool {
+        self.queue.is_empty() && self.digits.is_empty() && self.digit.is_none()
+    }
+
+    /// Lets time pass, in milliseconds, in which nothing was to be sent.
+    pub(super) fn rest(&mut self, ms: u32) {
+        self.quiet_ms = self.quiet_ms.saturating_sub(ms);
+        self.stream.pass(ms);
+    }
+
     /// Lets a slot pass in which nothing may be sent, by hold or for want of an address: time goes
     /// on and the prompt waits.
     pub(super) fn pause(&mut self) {
         self.stream.flowing = false;
-        self.stream.next_slot();
+        self.stream.pass(SLOT_MS);
     }
 
     /// Lets a slot pass that came too late: its frame is left out, so that the rest is on time.
@@ -133,24 +148,24 @@ impl Player {
     pub(super) fn slot(
         &mut self,
         params: &MediaParams,
-        to: SocketAddr,
         continuous: bool,
         out: &mut Outbox,
     ) -> Played {
+        self.stream.set_clock(params.codec.clock_rate());
         let played = if self.sends_digit(params) {
-            self.digit_slot(params, to, out);
+            self.digit_slot(params, out);
             Played::Nothing
         } else if let Some(prompt) = self.queue.front() {
-            self.idle_slots = 0;
+            self.quiet_ms = 0;
             if let Some(payload) = prompt.frame(params.codec, self.frame) {
-                self.stream.audio(params.payload_type, to, payload, out);
+                self.stream.audio(params.payload_type, payload, out);
             }
             self.advance()
         } else {
-            self.idle_slot(params, to, continuous, out);
+            self.idle_slot(params, continuous, out);
             Played::Nothing
         };
-        self.stream.next_slot();
+        self.stream.pass(SLOT_MS);
         played
     }
 
@@ -185,12 +200,16 @@ impl Player {
         }
         if self.digit.is_none() {
             let next = self.digits.pop_front();
-            self.digit = next.map(|event| (DigitSender::new(event), self.stream.timestamp));
+            let clock_rate = params.telephone_event_clock;
+            self.digit = next.map(|event| {
+                let sender = DigitSender::new(event, clock_rate);
+                (sender, self.stream.timestamp)
+            });
         }
         self.digit.is_some()
     }
 
-    fn digit_slot(&mut self, params: &MediaParams, to: SocketAddr, out: &mut Outbox) {
+    fn digit_slot(&mut self, params: &MediaParams, out: &mut Outbox) {
         let (Some(payload_type), Some((sender, timestamp))) =
             (params.telephone_event, self.digit.as_mut())
         else {
@@ -200,44 +219,62 @@ impl Player {
         if let Some(packet) = sender.next_slot() {
             let payload = packet.event.to_bytes();
             self.stream
-                .send(payload_type, packet.first, *timestamp, to, &payload, out);
+                .send(payload_type, packet.first, *timestamp, &payload, out);
         }
     }
 
-    fn idle_slot(
-        &mut self,
-        params: &MediaParams,
-        to: SocketAddr,
-        continuous: bool,
-        out: &mut Outbox,
-    ) {
-        let due = self.idle_slots.is_multiple_of(SIGN_OF_LIFE_SLOTS);
-        self.idle_slots = self.idle_slots.wrapping_add(1);
-        let silence = [params.codec.silence(); FRAME_SAMPLES];
-        match params.comfort_noise {
+    fn idle_slot(&mut self, params: &MediaParams, continuous: bool, out: &mut Outbox) {
+        let due = self.quiet_ms == 0;
+        if due {
+            self.quiet_ms = SIGN_OF_LIFE_MS;
+        }
+        self.quiet_ms = self.quiet_ms.saturating_sub(SLOT_MS);
+        let silence = params.codec.silence();
+        let noise = params
+            .comfort_noise
+            .filter(|_| params.codec.takes_comfort_noise());
+        match noise {
             Some(payload_type) if due && !continuous => {
                 // RFC 3389 section 4: what is marked is the audio after the noise.
                 self.stream.flowing = false;
                 let timestamp = self.stream.timestamp;
                 self.stream
-                    .send(payload_type, false, timestamp, to, &NOISE_LEVEL, out);
+                    .send(payload_type, false, timestamp, &NOISE_LEVEL, out);
             }
-            None if due => self.stream.audio(params.payload_type, to, &silence, out),
-            _ if continuous => self.stream.audio(params.payload_type, to, &silence, out),
+            None if due => self.stream.audio(params.payload_type, silence, out),
+            _ if continuous => self.stream.audio(params.payload_type, silence, out),
             _ => self.stream.flowing = false,
         }
     }
 }
 
 impl Stream {
-    fn next_slot(&mut self) {
-        self.timestamp = self.timestamp.wrapping_add(FRAME_SAMPLES as u32);
+    /// Goes on with the clock of another codec: as another stream, since a receiver takes all
+    /// timestamps of one SSRC for those of one clock (RFC 7160 section 4.1).
+    fn set_clock(&mut self, clock_rate: u32) {
+        if self.clock_rate == clock_rate {
+            return;
+        }
+        self.clock_rate = clock_rate;
+        if self.packets > 0 {
+            // A bijection: as hard to guess as the number before it.
+            self.ssrc = self.ssrc.wrapping_mul(0x9E37_79B1) ^ 0x85EB_CA6B;
+            self.packets = 0;
+            self.octets = 0;
+            self.flowing = false;
+        }
+    }
+
+    /// Time goes on by so many milliseconds, of which every clock has whole steps.
+    fn pass(&mut self, ms: u32) {
+        let steps = (self.clock_rate / 1_000).wrapping_mul(ms);
+        self.timestamp = self.timestamp.wrapping_add(steps);
     }
 
     /// Sends the audio of this slot.
-    fn audio(&mut self, payload_type: u8, to: SocketAddr, payload: &[u8], out: &mut Outbox) {
+    fn audio(&mut self, payload_type: u8, payload: &[u8], out: &mut Outbox) {
         let marker = !std::mem::replace(&mut self.flowing, true);
-        self.send(payload_type, marker, self.timestamp, to, payload, out);
+        self.send(payload_type, marker, self.timestamp, payload, out);
     }
 
     fn send(
@@ -245,7 +282,6 @@ impl Stream {
         payload_type: u8,
         marker: bool,
         timestamp: u32,
-        to: SocketAddr,
         payload: &[u8],
         out: &mut Outbox,
     ) {
@@ -256,7 +292,7 @@ impl Stream {
             timestamp,
             ssrc: self.ssrc,
         };
-        out.push(to, &header.to_bytes(), payload);
+        out.rtp(&header.to_bytes(), payload);
         self.sequence = self.sequence.wrapping_add(1);
         self.packets = self.packets.wrapping_add(1);
         self.octets = self.octets.wrapping_add(payload.len() as u32);

@@ -8,21 +8,32 @@ use std::time::Instant;
 
 use tokio::sync::mpsc;
 
-use crate::media::audio::FRAME_SAMPLES;
-use crate::media::audio::SAMPLE_RATE;
+use crate::media::audio::FRAME_TICKS;
+use crate::media::audio::TICK_RATE;
 use crate::media::jitter::Counts;
+use crate::media::recording::Chunk;
+use crate::media::recording::Record;
 use crate::media::session::hear::Hearing;
-use crate::media::timeline::samples_in;
-
-/// What is kept before the first word: consonants are quieter than the vowel that is noticed.
-const LEAD: u64 = 100 * SAMPLE_RATE as u64 / 1_000;
+use crate::media::session::hear::LEAD;
+use crate::media::timeline::ticks_in;
 
 /// What is kept after the last word when silence ends the recording.
-const TAIL: u64 = 300 * SAMPLE_RATE as u64 / 1_000;
+const TAIL: u64 = 300 * TICK_RATE as u64 / 1_000;
 
 /// By how much the clock must be ahead of the audio before a pause without packets counts as
 /// silence: more than packets are ever late.
-const CLOCK_LAG: Duration = Duration::from_millis(500);
+const CLOCK_LAG: u64 = TICK_RATE as u64 / 2;
+
+/// How far the writer may fall behind by more than the chunks that are on their way to it, in ticks
+/// and in bytes.
+const SLACK: u64 = 2 * TICK_RATE as u64;
+const SLACK_BYTES: usize = 128 * 1_024;
+
+/// A chunk grows by so many bytes.
+const STEP_BYTES: usize = 2 * 1_024;
+
+/// The longest recording: what a [`Record`] can tell, less a margin.
+const LONGEST: Duration = Duration::from_secs(24 * 3_600);
 
 /// How long the writer may take for the rest when the recording is over.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
@@ -30,7 +41,7 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 /// When a recording ends, and where it begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecordLimits {
-    /// The longest recording.
+    /// The longest recording, of a day at most.
     pub max: Duration,
     /// End after so long without speech; `None` is never.
     pub silence: Option<Duration>,
@@ -56,13 +67,6 @@ impl Default for RecordLimits {
     }
 }
 
-/// A piece of a recording: 8 kHz, mono, as long as [`RecordLimits::chunk`] or, at the end, shorter.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Chunk {
-    /// The samples, following those of the chunk before.
-    pub samples: Vec<i16>,
-}
-
 /// Why a recording ended by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RecordingEnd {
@@ -83,14 +87,14 @@ pub enum RecordingEnd {
 pub struct RecordingSummary {
     /// Why it ended; `None` if it was ended from outside, as by a hang-up.
     pub end: Option<RecordingEnd>,
-    /// Samples in all chunks together.
-    pub samples: u64,
-    /// How many of them to keep. Less than `samples` after [`RecordingEnd::Silence`], which is
-    /// noticed only when the silence has been recorded, and perhaps after a late digit.
-    pub keep_samples: u64,
+    /// Length of all chunks together, in ticks.
+    pub ticks: u64,
+    /// How many of them to keep. Less than `ticks` after [`RecordingEnd::Silence`], which is
+    /// noticed only when the silence has been recorded, and where a packet lies across the end.
+    pub keep_ticks: u64,
     /// How much of it was speech. When in doubt, it was.
     pub speech_ms: u64,
-    /// Packets that never came; silence stands in their place.
+    /// Packets that never came; the recording knows where.
     pub lost_packets: u64,
     /// Packets that came in another order and were put right.
     pub reordered_packets: u64,
@@ -101,14 +105,18 @@ pub struct RecordingSummary {
 impl RecordingSummary {
     /// Of a recording whose call failed: nothing is known of it but how much was delivered. It is
     /// all to be kept, and held to be speech.
-    pub fn of_failed(samples: u64) -> Self {
+    pub fn of_failed(ticks: u64) -> Self {
         Self {
-            samples,
-            keep_samples: samples,
-            speech_ms: samples * 1_000 / u64::from(SAMPLE_RATE),
+            ticks,
+            keep_ticks: ticks,
+            speech_ms: in_ms(ticks),
             ..Self::default()
         }
     }
+}
+
+fn in_ms(ticks: u64) -> u64 {
+    ticks * 1_000 / u64::from(TICK_RATE)
 }
 
 /// Where the chunks of a recording go.
@@ -116,7 +124,7 @@ impl RecordingSummary {
 pub struct ChunkSink {
     /// To who writes them.
     pub chunks: mpsc::Sender<Chunk>,
-    /// Samples that were delivered, for the case that nothing else is known in the end.
+    /// Ticks that were delivered, for the case that nothing else is known in the end.
     pub delivered: Arc<AtomicU64>,
 }
 
@@ -133,29 +141,43 @@ impl ChunkSink {
 /// A recording under way, or over and not yet delivered.
 #[derive(Debug)]
 pub(super) struct Recording {
-    limits: RecordLimits,
+    limits: Limits,
     /// `None` when all has been delivered.
     sink: Option<ChunkSink>,
     requested: u64,
     /// Where everything that was played is over.
     played: Option<u64>,
     start: Option<u64>,
+    /// The chunk in work, and how long the recording is with it.
+    chunk: Vec<u8>,
+    ticks: u64,
+    /// How long it is with what was delivered.
     delivered: u64,
     speech_before: u64,
     counts_before: Counts,
     stop: Option<Stop>,
 }
 
+/// [`RecordLimits`] in ticks.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    max: u64,
+    silence: Option<u64>,
+    end_digit: Option<char>,
+    preroll: u64,
+    chunk: u64,
+}
+
 /// The end of a recording.
 #[derive(Debug, Clone, Copy)]
 struct Stop {
     end: Option<RecordingEnd>,
-    /// Position where the file ends.
+    /// Position from which on nothing is recorded.
     at: u64,
     /// Position where the message ends.
     keep: u64,
     give_up: Instant,
-    speech_samples: u64,
+    speech: u64,
     counts: Counts,
 }
 
@@ -168,15 +190,24 @@ impl Recording {
         playing: bool,
     ) -> Self {
         let requested = hearing.line.position_at(now);
-        let waits = playing && !limits.preroll.is_zero();
+        let limits = Limits {
+            max: ticks_in(limits.max.min(LONGEST)),
+            silence: limits.silence.map(ticks_in),
+            end_digit: limits.end_digit,
+            preroll: ticks_in(limits.preroll),
+            chunk: ticks_in(limits.chunk).max(FRAME_TICKS.into()),
+        };
+        let waits = playing && limits.preroll > 0;
         Self {
             limits,
             sink: Some(sink),
             requested,
             played: (!waits).then_some(requested),
             start: None,
+            chunk: Vec::new(),
+            ticks: 0,
             delivered: 0,
-            speech_before: hearing.listener.speech_samples(),
+            speech_before: hearing.ear.speech_ticks(),
             counts_before: hearing.reception.counts(),
             stop: None,
         }
@@ -185,15 +216,21 @@ impl Recording {
     /// Something is to be played. If that is asked for together with the recording, it does not
     /// matter which comes first.
     pub(super) fn playing(&mut self) {
-        if self.start.is_none() && !self.limits.preroll.is_zero() {
+        if self.start.is_none() && self.limits.preroll > 0 {
             self.played = None;
         }
     }
 
     /// Everything has been played, with the frame that goes out now.
     pub(super) fn played(&mut self, now: Instant, hearing: &Hearing) {
-        let over = hearing.line.position_at(now) + FRAME_SAMPLES as u64;
+        let over = hearing.line.position_at(now) + u64::from(FRAME_TICKS);
         self.played.get_or_insert(over);
+    }
+
+    /// Bytes that the chunk in work takes.
+    #[cfg(test)]
+    pub(super) fn memory(&self) -> usize {
+        self.chunk.capacity()
     }
 
     pub(super) fn end_digit(&self) -> Option<char> {
@@ -211,6 +248,7 @@ impl Recording {
             return None;
         }
         self.find_start(hearing);
+        self.take(hearing);
         let end = self.find_end(now, hearing);
         if let Some((end, at, keep)) = end {
             self.stop(now, Some(end), at, keep, hearing);
@@ -223,16 +261,15 @@ impl Recording {
         if self.start.is_some() {
             return;
         }
-        let listener = &hearing.listener;
-        let preroll = samples_in(self.limits.preroll);
-        let said = listener.speaking_since().filter(|_| preroll > 0);
+        let said = hearing.ear.speaking_since();
+        let said = said.filter(|_| self.limits.preroll > 0);
         match (said, self.played) {
             (Some(said), played) if played.is_none_or(|played| said < played) => {
-                let bound = self.requested.saturating_sub(preroll);
+                let bound = self.requested.saturating_sub(self.limits.preroll);
                 let start = said.saturating_sub(LEAD).max(bound);
-                self.begin(start.max(hearing.line.oldest()), hearing);
+                self.begin(start.max(hearing.line.forgotten()), hearing);
             }
-            (_, Some(played)) if listener.position() >= played => self.begin(played, hearing),
+            (_, Some(played)) if hearing.ear.position() >= played => self.begin(played, hearing),
             _ => {}
         }
     }
@@ -241,40 +278,73 @@ impl Recording {
         // Before the first packet there was nothing, not even silence; and which packet that is
         // shows only when it has settled.
         let start = match hearing.line.first() {
-            Some(first) if first.max(start) <= hearing.listener.position() => first.max(start),
+            Some(first) if first.max(start) <= hearing.ear.position() => first.max(start),
             _ => return,
         };
-        self.speech_before = hearing.listener.speech_samples_before();
-        self.start = Some(start);
-        self.delivered = start;
+        self.speech_before = hearing.ear.speech_ticks_before();
+        self.start = Some(hearing.line.begin_of(start));
+    }
+
+    /// Takes what has been heard into the chunk. Nothing waits in the line while a recording goes on.
+    fn take(&mut self, hearing: &mut Hearing) {
+        let Some(start) = self.start else {
+            return;
+        };
+        let until = match self.stop {
+            Some(stop) => stop.at,
+            None => start.saturating_add(self.limits.max),
+        };
+        while let Some(packet) = hearing.line.oldest() {
+            if packet.end() > start && packet.position < until {
+                let record = Record {
+                    at: packet.position.saturating_sub(start),
+                    // What came before the recording is not missing in it.
+                    lost: if self.ticks > 0 { packet.lost } else { 0 },
+                    what: packet.what,
+                };
+                self.make_room(&record);
+                record.write(&mut self.chunk);
+                self.ticks = self.ticks.max(record.end());
+                self.send_if_full();
+            }
+            hearing.line.forget_oldest();
+        }
+    }
+
+    /// A chunk takes memory as it grows: on average it is half full.
+    fn make_room(&mut self, record: &Record<'_>) {
+        if self.chunk.capacity() - self.chunk.len() < record.bytes() {
+            self.chunk.reserve_exact(record.bytes().max(STEP_BYTES));
+        }
     }
 
     fn find_end(&self, now: Instant, hearing: &Hearing) -> Option<(RecordingEnd, u64, u64)> {
         let begin = self.start.or(self.played)?;
         let line = &hearing.line;
-        let clock = line.position_at(now).saturating_sub(samples_in(CLOCK_LAG));
-        let heard = hearing.listener.position().max(clock);
+        let clock = line.position_at(now).saturating_sub(CLOCK_LAG);
+        let heard = hearing.ear.position().max(clock);
 
-        let limit = begin + samples_in(self.limits.max);
-        if line.settled() >= limit || clock >= limit {
+        let limit = begin.saturating_add(self.limits.max);
+        if heard >= limit {
             let at = limit.min(line.end());
             return Some((RecordingEnd::Limit, at, at));
         }
-        let silence = samples_in(self.limits.silence?);
-        let spoken = hearing.listener.speech_end().unwrap_or(0).max(begin);
+        let silence = self.limits.silence?;
+        let spoken = hearing.ear.speech_end().unwrap_or(0).max(begin);
         let at = line.end();
-        (heard >= spoken + silence).then_some((RecordingEnd::Silence, at, spoken + TAIL))
+        let silent = heard >= spoken.saturating_add(silence);
+        silent.then_some((RecordingEnd::Silence, at, spoken + TAIL))
     }
 
-    /// The end digit was pressed at this timestamp.
-    pub(super) fn stop_by_digit(&mut self, now: Instant, timestamp: u32, hearing: &mut Hearing) {
+    /// The end digit was pressed at this position, as far as that is known.
+    pub(super) fn stop_by_digit(&mut self, now: Instant, at: Option<u64>, hearing: &mut Hearing) {
         let end = hearing.line.end();
-        let at = hearing.line.position_of(timestamp).unwrap_or(end).min(end);
+        let at = at.unwrap_or(end).min(end);
         self.stop(now, Some(RecordingEnd::Digit), at, at, hearing);
         self.deliver(now, hearing);
     }
 
-    /// Ends with the last sample received.
+    /// Ends with the last packet received.
     pub(super) fn stop_here(
         &mut self,
         now: Instant,
@@ -297,104 +367,74 @@ impl Recording {
         hearing: &mut Hearing,
     ) {
         hearing.line.settle();
-        hearing.listener.listen(&hearing.line, true);
+        // A digit that is heard only now ends nothing any more.
+        hearing.listen(false);
         self.find_start(hearing);
         // Not even begun: there was nothing to record.
-        let start = self
+        let start = *self
             .start
-            .unwrap_or_else(|| self.played.unwrap_or(at).min(at));
-        if self.start.is_none() {
-            self.start = Some(start);
-            self.delivered = start;
-        }
-        // What has been delivered cannot be taken back.
-        let at = at.max(start).max(self.delivered);
+            .get_or_insert_with(|| self.played.unwrap_or(at).min(at));
         self.stop = Some(Stop {
             end,
             at,
-            keep: keep.clamp(start, at),
+            keep: keep.max(start),
             give_up: now + DRAIN_LIMIT,
-            speech_samples: hearing.listener.speech_samples(),
+            speech: hearing.ear.speech_ticks(),
             counts: hearing.reception.counts(),
         });
+        self.take(hearing);
     }
 
-    /// Makes sure that audio up to `end` can be written without losing what was not delivered.
-    /// Tells if the recording has ended by this.
-    pub(super) fn make_room(
-        &mut self,
-        now: Instant,
-        end: u64,
-        hearing: &mut Hearing,
-    ) -> Option<RecordingEnd> {
-        if self.start.is_none() || !hearing.line.would_overwrite(self.delivered, end) {
-            return None;
-        }
-        hearing.line.settle();
-        hearing.listener.listen(&hearing.line, true);
-        while self.delivered < hearing.line.end() {
-            let len = self.chunk().min(hearing.line.end() - self.delivered);
-            if !self.send(len, hearing) {
-                break;
-            }
-        }
-        if !hearing.line.would_overwrite(self.delivered, end) {
-            return None;
-        }
-        self.stop_here(now, Some(RecordingEnd::DiskTooSlow), hearing);
-        Some(RecordingEnd::DiskTooSlow)
-    }
-
-    /// Samples in a chunk.
-    fn chunk(&self) -> u64 {
-        samples_in(self.limits.chunk).max(FRAME_SAMPLES as u64)
-    }
-
-    /// Sends what has settled, chunk by chunk, and at the end the rest.
+    /// Sends what is due, and at the end the rest. Tells if the recording has ended by this.
     fn deliver(&mut self, now: Instant, hearing: &mut Hearing) -> Option<RecordingEnd> {
-        let start = self.start?;
-        let limit = start + samples_in(self.limits.max);
-        let until = self
-            .stop
-            .map_or(hearing.line.settled().min(limit), |stop| stop.at);
-        while self.delivered < until {
-            let len = self.chunk().min(until - self.delivered);
-            if (len < self.chunk() && self.stop.is_none()) || !self.send(len, hearing) {
-                break;
-            }
+        let pending = self.ticks - self.delivered;
+        let due = self.stop.is_some() || pending >= self.limits.chunk;
+        if !due {
+            return None;
         }
+        let taken = pending == 0 || self.send();
         // Looked at when something is to be sent, not with every packet: it is another thread's memory.
-        let gone = (self.stop.is_some() || self.delivered + self.chunk() <= until)
-            && self
-                .sink
-                .as_ref()
-                .is_some_and(|sink| sink.chunks.is_closed());
+        let gone = self
+            .sink
+            .as_ref()
+            .is_some_and(|sink| sink.chunks.is_closed());
+        let behind = pending > self.limits.chunk + SLACK || self.chunk.len() > SLACK_BYTES;
         match &mut self.stop {
-            Some(stop) if self.delivered >= stop.at => self.sink = None,
+            Some(_) if taken => self.sink = None,
             Some(stop) if gone || now >= stop.give_up => {
                 stop.end = Some(RecordingEnd::DiskTooSlow);
-                stop.at = self.delivered;
-                stop.keep = stop.keep.min(stop.at);
-                self.sink = None;
+                self.give_up();
             }
-            None if gone => {
-                self.stop(
-                    now,
-                    Some(RecordingEnd::DiskTooSlow),
-                    self.delivered,
-                    self.delivered,
-                    hearing,
-                );
-                self.sink = None;
-                return Some(RecordingEnd::DiskTooSlow);
+            None if !taken && (gone || behind) => {
+                let end = Some(RecordingEnd::DiskTooSlow);
+                let at = hearing.line.end();
+                self.stop(now, end, at, at, hearing);
+                if gone {
+                    self.give_up();
+                }
+                return end;
             }
             _ => {}
         }
         None
     }
 
-    /// Sends one chunk, if it is taken. The audio thread never waits.
-    fn send(&mut self, len: u64, hearing: &Hearing) -> bool {
+    /// What has not been delivered never will be.
+    fn give_up(&mut self) {
+        self.chunk = Vec::new();
+        self.ticks = self.delivered;
+        self.sink = None;
+    }
+
+    fn send_if_full(&mut self) {
+        if self.ticks - self.delivered >= self.limits.chunk {
+            // If it is not taken, it is sent with the next packet, or the slot after this.
+            self.send();
+        }
+    }
+
+    /// Sends the chunk, if it is taken. The audio thread never waits.
+    fn send(&mut self) -> bool {
         let Some(sink) = &self.sink else {
             return false;
         };
@@ -402,11 +442,12 @@ impl Recording {
         let Ok(permit) = sink.chunks.try_reserve() else {
             return false;
         };
-        let mut samples = vec![0; len as usize];
-        hearing.line.read(self.delivered, &mut samples);
-        permit.send(Chunk { samples });
-        sink.delivered.fetch_add(len, Ordering::Relaxed);
-        self.delivered += len;
+        permit.send(Chunk {
+            bytes: std::mem::take(&mut self.chunk),
+            ticks: self.ticks,
+        });
+        sink.delivered.store(self.ticks, Ordering::Relaxed);
+        self.delivered = self.ticks;
         true
     }
 
@@ -416,13 +457,12 @@ impl Recording {
             return None;
         };
         let counts = stop.counts.since(self.counts_before);
-        let speech = stop.speech_samples.saturating_sub(self.speech_before);
-        let samples = stop.at - start;
+        let speech = stop.speech.saturating_sub(self.speech_before);
         Some(RecordingSummary {
             end: stop.end,
-            samples,
-            keep_samples: stop.keep.saturating_sub(start),
-            speech_ms: speech.min(samples) * 1_000 / u64::from(SAMPLE_RATE),
+            ticks: self.ticks,
+            keep_ticks: (stop.keep - start).min(self.ticks),
+            speech_ms: in_ms(speech.min(self.ticks)),
             lost_packets: counts.lost,
             reordered_packets: counts.reordered,
             duplicate_packets: counts.duplicates,

@@ -1,6 +1,5 @@
 //! RTCP of one call: a report every five seconds, more or less, and the goodbye.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -76,7 +75,6 @@ impl Reporter {
         player: &Player,
         reception: &mut Reception,
         goodbye: bool,
-        to: SocketAddr,
         out: &mut Outbox,
     ) {
         let (packets, octets) = player.sent();
@@ -96,7 +94,7 @@ impl Reporter {
             goodbye,
         };
         let len = report.write(&mut buffer);
-        out.push(to, buffer.get(..len).unwrap_or_default(), &[]);
+        out.rtcp(buffer.get(..len).unwrap_or_default());
         self.schedule(now);
     }
 

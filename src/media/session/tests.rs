@@ -1,12 +1,18 @@
+mod liveness;
+
 use tokio::sync::mpsc;
+
+use std::net::SocketAddr;
 
 use super::*;
 use crate::media::audio::Codec;
+use crate::media::link::Route;
 use crate::media::rtp;
 use crate::media::rtp::Datagram;
 use crate::media::rtp::Header;
 use crate::media::rtp::rtcp;
 use crate::media::rtp::rtcp::RtcpPacket;
+use crate::media::sdp::Keying;
 
 /// A leg, the time, and what it has sent: milliseconds and bytes.
 struct Call {
@@ -15,6 +21,7 @@ struct Call {
     ms: u64,
     sent: Vec<(u64, SocketAddr, Vec<u8>)>,
     sequence: u16,
+    stages: Vec<(Stage, Duration)>,
 }
 
 fn remote() -> SocketAddr {
@@ -29,10 +36,18 @@ fn params() -> MediaParams {
         codec: Codec::Pcma,
         payload_type: 8,
         telephone_event: Some(101),
+        telephone_event_clock: 8_000,
         comfort_noise: None,
         direction: Direction::SendRecv,
         ptime_ms: 20,
+        keying: Keying::Plain,
+        ice: None,
     }
+}
+
+fn no_packets(first: bool) -> MediaEvent {
+    let of = Lost::Packets;
+    MediaEvent::MediaTimeout { first, of }
 }
 
 fn settings() -> Settings {
@@ -41,6 +56,7 @@ fn settings() -> Settings {
         running_timeout: Duration::from_secs(20),
         continuous_silence: false,
         jitter_window: Duration::from_millis(200),
+        in_band_digits: false,
     }
 }
 
@@ -65,6 +81,7 @@ impl Call {
             ms: 0,
             sent: Vec::new(),
             sequence: 0,
+            stages: Vec::new(),
         }
     }
 
@@ -77,9 +94,17 @@ impl Call {
         let mut out = Outbox::with_capacity(4);
         for _ in 0..slots {
             self.ms += 20;
+            self.aim(&mut out);
             self.leg.slot(self.now(), &mut out);
             self.take(&mut out);
         }
+    }
+
+    /// As the session description tells, which is what a link does without ICE.
+    fn aim(&self, out: &mut Outbox) {
+        let params = self.leg.params();
+        let (rtp, rtcp) = (params.remote, params.remote_rtcp);
+        out.aim(0, Route { rtp, rtcp });
     }
 
     fn take(&mut self, out: &mut Outbox) {
@@ -107,8 +132,16 @@ impl Call {
         self.leg.handle_rtp(self.now(), &packet)
     }
 
+    /// What happened, without the stages, which are noted beside.
     fn events(&mut self) -> Vec<MediaEvent> {
-        std::iter::from_fn(|| self.leg.poll_event()).collect()
+        let mut events = Vec::new();
+        while let Some(event) = self.leg.poll_event() {
+            match event {
+                MediaEvent::Stage { stage, at } => self.stages.push((stage, at - self.begun)),
+                event => events.push(event),
+            }
+        }
+        events
     }
 
     /// Time, payload type, marker, sequence, timestamp and payload of what was sent.
@@ -282,7 +315,9 @@ fn a_late_slot_loses_its_frame_and_keeps_the_time() {
     call.leg.play(prompt(5));
     call.slots(2);
     call.ms += 20;
-    call.leg.skip_slot(call.now());
+    let mut out = Outbox::with_capacity(4);
+    call.aim(&mut out);
+    call.leg.skip_slot(call.now(), &out);
     call.slots(2);
     assert_eq!(call.events(), [MediaEvent::Played]);
     let packets = call.rtp();
@@ -321,6 +356,52 @@ fn digits_are_sent_before_the_prompt_goes_on() {
 }
 
 #[test]
+fn another_clock_is_another_stream_and_the_prompt_goes_on() {
+    let mut call = Call::new(params());
+    call.leg.play(prompt(8));
+    call.slots(2);
+    let (codec, payload_type) = (Codec::Opus, 111);
+    let opus = MediaParams {
+        codec,
+        payload_type,
+        telephone_event_clock: 48_000,
+        ..params()
+    };
+    call.leg.update(call.now(), opus);
+    call.slots(3);
+    call.leg.send_digits("5");
+    call.slots(14);
+    assert_eq!(call.events(), [MediaEvent::Played]);
+    let ssrcs = call
+        .sent
+        .iter()
+        .map(|(_, _, bytes)| match rtp::read(bytes) {
+            Ok(Datagram::Rtp(packet)) => packet.ssrc,
+            _ => panic!("no report is due yet"),
+        });
+    let mut ssrcs: Vec<_> = ssrcs.collect();
+    ssrcs.dedup();
+    assert!(ssrcs.len() == 2 && ssrcs[0] == 0x1111, "{ssrcs:x?}");
+
+    let (before, after) = (call.rtp()[1].clone(), call.rtp()[2].clone());
+    assert_eq!((before.1, after.1, after.2), (8, 111, true));
+    assert_eq!(after.3, before.3.wrapping_add(1));
+    let sent = prompt(8);
+    let packets = call.rtp();
+    let audio = packets.iter().filter(|packet| packet.1 == 111);
+    let frames = audio.clone().map(|packet| packet.5.as_slice());
+    assert!(frames.eq(sent.frames(codec).skip(2)));
+    let stamps = audio.map(|packet| packet.4).collect::<Vec<_>>();
+    assert!(
+        stamps[..3]
+            .windows(2)
+            .all(|w| w[1].wrapping_sub(w[0]) == 960)
+    );
+    let event = packets.iter().rfind(|packet| packet.1 == 101).unwrap();
+    assert_eq!(event.5[2..], 4_800_u16.to_be_bytes());
+}
+
+#[test]
 fn digits_nobody_agreed_on_are_dropped_both_ways() {
     let mut call = Call::new(MediaParams {
         telephone_event: None,
@@ -331,6 +412,57 @@ fn digits_nobody_agreed_on_are_dropped_both_ways() {
     assert!(call.rtp().iter().all(|p| p.1 == 8));
     assert_eq!(call.hear(101), Received::UnknownPayloadType);
     assert_eq!(call.events(), []);
+}
+
+#[test]
+fn a_digit_that_comes_in_two_ways_is_one() {
+    let mut call = Call::new(params());
+    let event = |call: &mut Call, timestamp: u32| {
+        let header = Header {
+            payload_type: 101,
+            marker: true,
+            sequence: call.sequence,
+            timestamp,
+            ssrc: 0x2222,
+        };
+        call.sequence += 1;
+        let bytes = [&header.to_bytes()[..], &[11, 10, 0, 160]].concat();
+        let Ok(Datagram::Rtp(packet)) = rtp::read(&bytes) else {
+            panic!("it is RTP");
+        };
+        let now = call.now();
+        call.leg.handle_rtp(now, &packet);
+    };
+    // Pressed twice; the signalling follows the media, and may be slow.
+    event(&mut call, 1_000);
+    call.slots(5);
+    event(&mut call, 3_000);
+    let now = call.now();
+    call.leg.signalled(now, '#');
+    call.slots(100);
+    let now = call.now();
+    call.leg.signalled(now, '#');
+    assert_eq!(call.events(), [MediaEvent::Digit('#'); 2]);
+    // The other way round, and later again: a recording that began meanwhile is not ended by it.
+    call.slots(250);
+    let now = call.now();
+    call.leg.signalled(now, '#');
+    assert_eq!(call.events(), [MediaEvent::Digit('#')]);
+    let (sender, _chunks) = mpsc::channel(8);
+    let limits = RecordLimits {
+        end_digit: Some('#'),
+        ..RecordLimits::default()
+    };
+    let now = call.now();
+    call.leg.record(now, limits, ChunkSink::new(sender));
+    event(&mut call, 9_000);
+    assert_eq!(call.events(), []);
+    call.slots(250);
+    event(&mut call, 60_000);
+    assert_eq!(
+        call.events(),
+        [MediaEvent::RecordingEnded(RecordingEnd::Digit)]
+    );
 }
 
 #[test]
@@ -353,157 +485,6 @@ fn a_flood_of_digits_does_not_grow_the_queue() {
 }
 
 #[test]
-fn reports_come_every_five_seconds_or_so_and_a_goodbye_at_the_end() {
-    let mut call = Call::new(params());
-    call.leg.play(prompt(25));
-    for _ in 0..3_000 {
-        call.hear(8);
-        call.slots(1);
-    }
-    let reports = call.rtcp();
-    assert!((9..=15).contains(&reports.len()), "{}", reports.len());
-    for pair in reports.windows(2) {
-        assert!((2_500..=7_520).contains(&(pair[1].0 - pair[0].0)));
-    }
-    assert!(matches!(
-        reports[0].1[0],
-        RtcpPacket::SenderReport { ssrc: 0x1111, .. }
-    ));
-
-    let mut out = Outbox::with_capacity(4);
-    call.leg.close(call.now(), &mut out);
-    call.take(&mut out);
-    let last = call.rtcp().pop().unwrap().1;
-    assert_eq!(last.last(), Some(&RtcpPacket::Goodbye { ssrc: 0x1111 }));
-    // The block is about the peer, who lost nothing.
-    let Some(
-        RtcpPacket::SenderReport { about_us, .. } | RtcpPacket::ReceiverReport { about_us, .. },
-    ) = last.first()
-    else {
-        panic!("{last:?}");
-    };
-    let block = about_us.unwrap();
-    assert_eq!(
-        (
-            block.fraction_lost,
-            block.cumulative_lost,
-            block.highest_sequence
-        ),
-        (0, 0, 2_999)
-    );
-}
-
-#[test]
-fn who_only_listens_sends_receiver_reports() {
-    let mut call = Call::new(MediaParams {
-        direction: Direction::RecvOnly,
-        ..params()
-    });
-    call.hear(8);
-    call.slots(400);
-    let reports = call.rtcp();
-    assert!(!reports.is_empty());
-    assert!(
-        reports
-            .iter()
-            .all(|(_, r)| matches!(r[0], RtcpPacket::ReceiverReport { .. }))
-    );
-}
-
-#[test]
-fn packets_go_where_they_come_from_until_a_new_offer() {
-    let mut call = Call::new(params());
-    let real: SocketAddr = "198.51.100.3:31000".parse().unwrap();
-    call.leg.latch(real);
-    call.leg.play(prompt(4));
-    call.slots(1);
-    let next: SocketAddr = "192.0.2.99:8000".parse().unwrap();
-    call.leg.update(
-        call.now(),
-        MediaParams {
-            remote: Some(next),
-            ..params()
-        },
-    );
-    call.slots(1);
-    assert_eq!(
-        call.sent.iter().map(|(_, to, _)| *to).collect::<Vec<_>>(),
-        [real, next]
-    );
-}
-
-#[test]
-fn a_late_offer_waits_for_its_answer() {
-    let mut call = Call::new(MediaParams {
-        remote: None,
-        ..params()
-    });
-    call.leg.play(prompt(2));
-    call.slots(1_000);
-    assert!(call.sent.is_empty());
-    assert_eq!(call.events(), [], "nor does a timeout run");
-    call.leg.update(call.now(), params());
-    call.slots(2);
-    assert_eq!(call.events(), [MediaEvent::Played]);
-}
-
-#[test]
-fn a_peer_that_never_sends_is_reported_once() {
-    let mut call = Call::new(params());
-    call.slots(499);
-    assert_eq!(call.events(), []);
-    call.slots(1_000);
-    assert_eq!(call.events(), [MediaEvent::MediaTimeout { first: true }]);
-}
-
-#[test]
-fn a_peer_that_only_reports_is_alive() {
-    let mut call = Call::new(params());
-    for _ in 0..10 {
-        call.slots(400);
-        let report = [0x80, 201, 0, 1, 0, 0, 0x22, 0x22];
-        call.leg.handle_rtcp(call.now(), remote(), &report);
-    }
-    assert_eq!(call.events(), []);
-}
-
-#[test]
-fn a_peer_that_falls_silent_is_reported_unless_it_sends_reports() {
-    let mut call = Call::new(params());
-    call.hear(8);
-    for _ in 0..10 {
-        call.slots(500);
-        let report = [0x80, 201, 0, 1, 0, 0, 0x22, 0x22];
-        assert_eq!(
-            call.leg.handle_rtcp(call.now(), remote(), &report),
-            Received::Taken
-        );
-    }
-    assert_eq!(call.events(), [MediaEvent::FirstPacket]);
-    call.slots(1_001);
-    assert_eq!(call.events(), [MediaEvent::MediaTimeout { first: false }]);
-}
-
-#[test]
-fn a_listener_who_is_silent_through_a_long_greeting_is_no_dead_line() {
-    let mut call = Call::new(params());
-    call.hear(8);
-    call.leg.play(prompt(3_000));
-    call.slots(3_000);
-    assert_eq!(call.events(), [MediaEvent::FirstPacket, MediaEvent::Played]);
-}
-
-#[test]
-fn malformed_reports_are_told() {
-    let mut call = Call::new(params());
-    let cut = [0x81, 201, 0, 7, 0, 0, 0x22, 0x22];
-    assert_eq!(
-        call.leg.handle_rtcp(call.now(), remote(), &cut),
-        Received::Malformed
-    );
-}
-
-#[test]
 fn a_writer_that_goes_away_ends_the_recording() {
     let mut call = Call::new(params());
     let (chunks, receiver) = mpsc::channel(8);
@@ -521,12 +502,9 @@ fn a_writer_that_goes_away_ends_the_recording() {
         call.slots(1);
     }
     let end = RecordingEnd::DiskTooSlow;
+    assert_eq!(call.events(), [MediaEvent::RecordingEnded(end)]);
     assert_eq!(
-        call.events(),
-        [MediaEvent::FirstPacket, MediaEvent::RecordingEnded(end)]
-    );
-    assert_eq!(
-        call.leg.summary().map(|s| (s.end, s.samples)),
+        call.leg.summary().map(|s| (s.end, s.ticks)),
         Some((Some(end), 0))
     );
 }
@@ -536,4 +514,60 @@ fn without_a_recording_there_is_an_empty_summary() {
     let mut call = Call::new(params());
     call.leg.stop_recording(call.now());
     assert_eq!(call.leg.summary(), Some(RecordingSummary::default()));
+}
+
+/// What a call takes in memory, beside its events and what is played.
+fn memory(call: &Call) -> usize {
+    let recording = call.leg.recording.as_ref().map_or(0, Recording::memory);
+    size_of::<Leg>() + call.leg.hearing.line.memory() + recording
+}
+
+#[test]
+fn a_silent_listener_takes_less_than_5_kib_and_a_recording_of_g711_13() {
+    let mut call = Call::new(params());
+    for _ in 0..500 {
+        call.hear(8);
+        call.slots(1);
+        assert!(memory(&call) <= 4_600, "{} bytes", memory(&call));
+    }
+    let (chunks, mut receiver) = mpsc::channel(8);
+    let sink = ChunkSink::new(chunks);
+    call.leg.record(call.now(), RecordLimits::default(), sink);
+    for _ in 0..500 {
+        call.hear(8);
+        call.slots(1);
+        assert!(memory(&call) <= 13 * 1_024, "{} bytes", memory(&call));
+        while receiver.try_recv().is_ok() {}
+    }
+    println!("{} bytes in all", memory(&call));
+}
+
+#[test]
+fn a_leg_that_rests_shows_its_signs_of_life_by_the_clock() {
+    let mut call = Call::new(params());
+    call.hear(8);
+    assert!(!call.leg.is_resting(), "nothing was sent yet");
+    call.slots(1);
+    call.events();
+    assert!(call.leg.is_resting());
+    for rest in [80, 7, 93].into_iter().cycle().take(90) {
+        call.ms += rest;
+        call.leg.rest(Duration::from_millis(rest));
+        call.slots(1);
+    }
+    let rtp = call.rtp();
+    // Every 20 ms plus what rested: 7,200 ms in all.
+    assert!((7..=9).contains(&rtp.len()), "{} packets", rtp.len());
+    for pair in rtp.windows(2) {
+        let [(before, .., timestamp, _), (after, .., later, _)] = pair else {
+            panic!("two packets");
+        };
+        let elapsed = after - before;
+        assert!((1_000..=1_120).contains(&elapsed), "{elapsed} ms");
+        assert_eq!(u64::from(later.wrapping_sub(*timestamp)), elapsed * 8);
+    }
+
+    call.leg
+        .play(Arc::new(Prompt::from_samples(vec![99; 1_600])));
+    assert!(!call.leg.is_resting());
 }

@@ -14,15 +14,18 @@ use aftertone::media::Direction;
 use aftertone::media::MediaParams;
 use aftertone::media::RecordLimits;
 use aftertone::media::audio::Codec;
+use aftertone::media::audio::Law;
 use aftertone::media::audio::Prompt;
 use aftertone::media::audio::Tone;
 use aftertone::media::demux::Demux;
 use aftertone::media::demux::Kind;
 use aftertone::media::demux::LegId;
 use aftertone::media::demux::SHARED;
+use aftertone::media::link::Route;
 use aftertone::media::rtp;
 use aftertone::media::rtp::Datagram;
 use aftertone::media::rtp::Header;
+use aftertone::media::sdp::Keying;
 use aftertone::media::session::ChunkSink;
 use aftertone::media::session::Identity;
 use aftertone::media::session::Leg;
@@ -46,9 +49,12 @@ fn params(n: u32) -> MediaParams {
         codec: Codec::Pcma,
         payload_type: 8,
         telephone_event: Some(101),
+        telephone_event_clock: 8_000,
         comfort_noise: None,
         direction: Direction::SendRecv,
         ptime_ms: 20,
+        keying: Keying::Plain,
+        ice: None,
     }
 }
 
@@ -58,6 +64,7 @@ fn leg(now: Instant, n: u32) -> Leg {
         running_timeout: Duration::from_secs(20),
         continuous_silence: false,
         jitter_window: Duration::from_millis(200),
+        in_band_digits: false,
     };
     let identity = Identity {
         ssrc: n,
@@ -83,7 +90,7 @@ fn packet(frame: u32, voice: &[u8]) -> Vec<u8> {
 
 fn voice() -> [u8; 160] {
     let mut payload = [0; 160];
-    Codec::Pcma.encode(&Tone::new(300.0, 0.2).take_ms(20), &mut payload);
+    Law::A.encode(&Tone::new(300.0, 0.2).take_ms(20), &mut payload);
     payload
 }
 
@@ -156,6 +163,7 @@ fn packets(c: &mut Criterion) {
 fn sessions(c: &mut Criterion) {
     let now = Instant::now();
     let mut out = Outbox::with_capacity(8);
+    out.aim(0, Route::to(([192, 0, 2, 1], 4_000).into()));
     let voice = voice();
 
     let mut one = Recording::new(now, 1);
@@ -181,6 +189,7 @@ fn sessions(c: &mut Criterion) {
 fn workers(c: &mut Criterion) {
     let now = Instant::now();
     let mut out = Outbox::with_capacity(8);
+    out.aim(0, Route::to(([192, 0, 2, 1], 4_000).into()));
     let voice = voice();
     let mut calls: Vec<_> = (0..CALLS).map(|n| Recording::new(now, n)).collect();
     let mut group = c.benchmark_group("worker");

@@ -4,7 +4,9 @@ mod batch;
 mod calls;
 mod config;
 mod handle;
+mod pace;
 mod ports;
+mod prepare;
 mod stats;
 mod worker;
 
@@ -19,6 +21,7 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
+use std::time::Duration;
 use std::time::Instant;
 
 use rand::Rng;
@@ -29,6 +32,9 @@ use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 
 use crate::media::demux::NoPort;
+use crate::media::dtls::Certificate;
+use crate::media::dtls::CertificateError;
+use crate::media::dtls::Certificates;
 use crate::media::engine::calls::Calls;
 use crate::media::engine::calls::Command;
 use crate::media::engine::calls::Open;
@@ -38,6 +44,8 @@ use crate::media::engine::ports::Ports;
 use crate::media::engine::stats::WorkerStats;
 use crate::media::engine::worker::Waker;
 use crate::media::engine::worker::Worker;
+use crate::media::sdp::Keying;
+use crate::media::sdp::LocalIdentity;
 use crate::media::sdp::MediaParams;
 use crate::media::session::Identity;
 
@@ -45,6 +53,7 @@ pub use crate::media::engine::config::Config;
 pub use crate::media::engine::config::ConfigError;
 pub use crate::media::engine::handle::DigitsError;
 pub use crate::media::engine::handle::Session;
+pub use crate::media::engine::prepare::prepare;
 pub use crate::media::engine::stats::Dropped;
 pub use crate::media::engine::stats::Lateness;
 pub use crate::media::engine::stats::Stats;
@@ -76,6 +85,9 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
+    /// No certificate for DTLS.
+    #[error("cannot make a certificate for secured media")]
+    Certificate(#[from] CertificateError),
     /// No thread, or nothing to wake it by.
     #[error("cannot start media worker {worker}")]
     Worker {
@@ -121,6 +133,7 @@ struct Shared {
     public_address: Option<IpAddr>,
     epoch: Instant,
     random: Mutex<StdRng>,
+    certificates: Arc<Certificates>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -137,6 +150,9 @@ impl Engine {
     /// numbers and names.
     pub fn start(config: &Config, seed: [u8; 32]) -> Result<Self, StartError> {
         config.check()?;
+        let lifetime = Duration::from_secs(u64::from(config.certificate_days) * 86_400);
+        let certificates = Certificates::new(now(), lifetime)?;
+        let mut random = StdRng::from_seed(seed);
         let mut workers = Vec::new();
         let mut threads = Vec::new();
         let bind = |index| {
@@ -151,7 +167,8 @@ impl Engine {
                 worker: index,
                 source,
             };
-            let (info, thread) = start_worker(config, index, ports).map_err(failed)?;
+            let (info, thread) =
+                start_worker(config, index, ports, random.random()).map_err(failed)?;
             workers.push(info);
             threads.push(thread);
         }
@@ -159,7 +176,8 @@ impl Engine {
             workers,
             public_address: config.public_address,
             epoch: now(),
-            random: Mutex::new(StdRng::from_seed(seed)),
+            random: Mutex::new(random),
+            certificates: Arc::new(certificates),
             threads: Mutex::new(threads),
         })))
     }
@@ -185,7 +203,7 @@ impl Engine {
         let params = canonical_params(params);
         let mut error = OpenError::Overloaded;
         for worker in self.by_load() {
-            match self.open_on(worker, params, peer).await {
+            match self.open_on(worker, params.clone(), peer).await {
                 Ok(session) => return Ok(session),
                 Err(refused @ OpenError::Unreachable(_)) => return Err(refused),
                 Err(refused) => error = refused,
@@ -211,22 +229,20 @@ impl Engine {
             return Err(OpenError::Overloaded);
         }
         let shared = worker.shared;
-        if let Some(remote) = params
-            .remote
-            .filter(|remote| remote.is_ipv6() && shared.is_ipv4())
+        let is_unreachable = |remote: &SocketAddr| remote.is_ipv6() && shared.is_ipv4();
+        if let Some(remote) = params.remote.filter(is_unreachable)
+            && params.ice.is_none()
         {
             return Err(OpenError::Unreachable(remote));
         }
-        let ours = self.0.public_address.unwrap_or(shared.ip());
-        let needs_own_port = params
-            .remote
-            .is_some_and(|remote| is_behind_nat(remote.ip(), peer.unwrap_or(ours)));
+        let needs_own_port = self.needs_own_port(shared, &params, peer);
         let (events, incoming) = mpsc::channel(EVENTS_IN_FLIGHT);
         let (reply, opened) = oneshot::channel();
         let open = Open {
-            params,
+            certificate: certificate_of(&self.0.certificates, &params),
+            params: params.clone(),
             needs_own_port,
-            identity: self.identity(),
+            identity: self.stream_identity(),
             events,
             reply,
         };
@@ -249,15 +265,45 @@ impl Engine {
             id,
             local,
             params,
+            self.0.certificates.clone(),
             incoming,
         ))
     }
 
-    fn identity(&self) -> Identity {
+    /// Whether packets of this call could not be told from those of others on the shared port: they
+    /// will come from elsewhere than it tells, or from that very port, since the peer is a call of
+    /// this engine too.
+    fn needs_own_port(
+        &self,
+        shared: SocketAddr,
+        params: &MediaParams,
+        peer: Option<IpAddr>,
+    ) -> bool {
+        let named = self.named_address(shared.ip(), params, peer);
+        let is_ours = |address: SocketAddr| address == SocketAddr::new(named, shared.port());
+        if let Some(ice) = &params.ice {
+            let mut candidates = ice.remote_candidates.iter();
+            return candidates.any(|candidate| is_ours(candidate.address));
+        }
+        let outside = peer.unwrap_or(self.0.public_address.unwrap_or(shared.ip()));
+        params
+            .remote
+            .is_some_and(|remote| is_ours(remote) || is_behind_nat(remote.ip(), outside))
+    }
+
+    /// New secrets for a call.
+    pub fn identity(&self) -> LocalIdentity {
+        let mut random = self.0.random.lock().unwrap_or_else(PoisonError::into_inner);
+        let certificate = self.0.certificates.current(now());
+        LocalIdentity::new(random.random(), certificate.fingerprint().clone())
+    }
+
+    fn stream_identity(&self) -> Identity {
         let mut random = self.0.random.lock().unwrap_or_else(PoisonError::into_inner);
         Identity {
             ssrc: random.next_u32(),
-            sequence: random.random(),
+            // RFC 3711 section 3.3.1: in the lower half, so that the first rollover is seen.
+            sequence: random.random::<u16>() >> 1,
             timestamp: random.next_u32(),
             // RFC 7022 section 4.2: 96 bits of chance, new for each call.
             cname: format!("{:016x}{:08x}", random.next_u64(), random.next_u32()),
@@ -323,6 +369,7 @@ fn start_worker(
     config: &Config,
     index: usize,
     ports: Ports,
+    seed: [u8; 32],
 ) -> io::Result<(WorkerInfo, JoinHandle<()>)> {
     let shared = ports.address(0);
     let stats = Arc::new(WorkerStats::default());
@@ -332,6 +379,8 @@ fn start_worker(
         config.settings(),
         config.spare_ports_of(index).1,
         stats.clone(),
+        shared.is_ipv4(),
+        StdRng::from_seed(seed),
     );
     let worker = Worker::new(ports, incoming, waker.clone(), calls, stats.clone())?;
     let thread = std::thread::Builder::new()
@@ -350,6 +399,15 @@ fn start_worker(
         },
         thread,
     ))
+}
+
+/// The certificate that our description tells the fingerprint of. It is there as long as anybody
+/// may know it.
+fn certificate_of(certificates: &Certificates, params: &MediaParams) -> Option<Arc<Certificate>> {
+    match &params.keying {
+        Keying::Dtls { local, .. } => certificates.by_fingerprint(local),
+        Keying::Plain | Keying::Awaited | Keying::Sdes { .. } => None,
+    }
 }
 
 /// An address of the documentation, which stands for the rest of the world (RFC 5737).
@@ -400,7 +458,7 @@ fn canonical_params(params: &MediaParams) -> MediaParams {
     MediaParams {
         remote: params.remote.map(canonical),
         remote_rtcp: params.remote_rtcp.map(canonical),
-        ..*params
+        ..params.clone()
     }
 }
 

@@ -19,6 +19,7 @@ use libc::sockaddr_in6;
 use libc::sockaddr_storage;
 use libc::socklen_t;
 
+use crate::media::link::ControlPacket;
 use crate::media::session::OutPacket;
 
 /// Datagrams received by one call.
@@ -27,6 +28,43 @@ pub(super) const RECEIVE_BATCH: usize = 64;
 pub(super) const SEND_BATCH: usize = 256;
 /// Room for one datagram; an Ethernet frame is shorter, and longer ones are no voice.
 const DATAGRAM: usize = 1_536;
+
+/// What can be sent.
+pub(super) trait Outgoing {
+    /// Where to.
+    fn to(&self) -> SocketAddr;
+    /// By which of the worker's sockets.
+    fn socket(&self) -> u16;
+    fn bytes(&self) -> &[u8];
+}
+
+impl Outgoing for OutPacket {
+    fn to(&self) -> SocketAddr {
+        self.to
+    }
+
+    fn socket(&self) -> u16 {
+        self.socket
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self.bytes()
+    }
+}
+
+impl Outgoing for ControlPacket {
+    fn to(&self) -> SocketAddr {
+        self.to
+    }
+
+    fn socket(&self) -> u16 {
+        self.socket
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self.bytes()
+    }
+}
 
 /// Buffers for received datagrams.
 pub(super) struct Receiver {
@@ -99,12 +137,13 @@ impl Receiver {
 
     /// Datagram `index` of the last batch, and where it came from. `None` if it was longer than
     /// the buffer or its address is of no kind known here.
-    pub(super) fn datagram(&self, index: usize) -> Option<(SocketAddr, &[u8])> {
+    pub(super) fn datagram(&mut self, index: usize) -> Option<(SocketAddr, &mut [u8])> {
         let header = self.headers.get(index)?;
         if header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0 {
             return None;
         }
-        let bytes = self.buffers.get(index)?.get(..header.msg_len as usize)?;
+        let buffer = self.buffers.get_mut(index)?;
+        let bytes = buffer.get_mut(..header.msg_len as usize)?;
         Some((read_address(self.addresses.get(index)?)?, bytes))
     }
 }
@@ -119,7 +158,12 @@ impl Sender {
     }
 
     /// Sends packets by one socket. A packet that the system refuses is left out.
-    pub(super) fn send(&mut self, socket: &UdpSocket, v6: bool, packets: &[OutPacket]) -> Sent {
+    pub(super) fn send<P: Outgoing>(
+        &mut self,
+        socket: &UdpSocket,
+        v6: bool,
+        packets: &[P],
+    ) -> Sent {
         let mut total = Sent::default();
         for batch in packets.chunks(SEND_BATCH) {
             self.fill(v6, batch);
@@ -145,7 +189,7 @@ impl Sender {
         total
     }
 
-    fn fill(&mut self, v6: bool, packets: &[OutPacket]) {
+    fn fill<P: Outgoing>(&mut self, v6: bool, packets: &[P]) {
         let slots = self.addresses.iter_mut().zip(self.vectors.iter_mut());
         for ((packet, header), (address, vector)) in
             packets.iter().zip(self.headers.iter_mut()).zip(slots)
@@ -153,7 +197,7 @@ impl Sender {
             let bytes = packet.bytes();
             vector.iov_base = bytes.as_ptr().cast_mut().cast();
             vector.iov_len = bytes.len();
-            header.msg_hdr.msg_namelen = write_address(packet.to, v6, address);
+            header.msg_hdr.msg_namelen = write_address(packet.to(), v6, address);
             header.msg_hdr.msg_name = ptr::from_mut(address).cast();
             header.msg_hdr.msg_iov = vector;
             header.msg_hdr.msg_iovlen = 1;
@@ -261,6 +305,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::media::link::Route;
     use crate::media::session::Outbox;
 
     fn socket(address: &str) -> UdpSocket {
@@ -269,6 +314,12 @@ mod tests {
             .set_read_timeout(Some(Duration::from_secs(5)))
             .unwrap();
         socket
+    }
+
+    fn outbox_to(socket: &UdpSocket) -> Outbox {
+        let mut outbox = Outbox::with_capacity(SEND_BATCH);
+        outbox.aim(0, Route::to(socket.local_addr().unwrap()));
+        outbox
     }
 
     /// Waits for the first datagram, then takes the batch.
@@ -280,9 +331,9 @@ mod tests {
     #[test]
     fn a_batch_arrives_with_its_addresses() {
         let (here, there) = (socket("127.0.0.1:0"), socket("127.0.0.1:0"));
-        let mut outbox = Outbox::with_capacity(SEND_BATCH);
+        let mut outbox = outbox_to(&there);
         for n in 0..40 {
-            outbox.push(there.local_addr().unwrap(), &[n; 12], &[n; 100]);
+            outbox.rtp(&[n; 12], &[n; 100]);
         }
         let sent = Sender::new().send(&here, false, outbox.packets());
         assert_eq!(
@@ -314,8 +365,8 @@ mod tests {
             return; // a machine without IPv6 has nothing to test here
         };
         let there = socket("127.0.0.1:0");
-        let mut outbox = Outbox::with_capacity(4);
-        outbox.push(there.local_addr().unwrap(), b"hello", b"");
+        let mut outbox = outbox_to(&there);
+        outbox.rtp(b"hello", b"");
         assert_eq!(Sender::new().send(&here, true, outbox.packets()).sent, 1);
         let mut receiver = Receiver::new();
         assert_eq!(receive(&mut receiver, &there), 1);
@@ -326,17 +377,19 @@ mod tests {
         assert_eq!(receive(&mut receiver, &here), 1);
         assert_eq!(
             receiver.datagram(0).unwrap(),
-            (there.local_addr().unwrap(), &b"back"[..])
+            (there.local_addr().unwrap(), &mut b"back".to_owned()[..])
         );
     }
 
     #[test]
     fn a_packet_that_cannot_be_sent_does_not_hold_up_the_others() {
         let (here, there) = (socket("127.0.0.1:0"), socket("127.0.0.1:0"));
-        let mut outbox = Outbox::with_capacity(4);
-        outbox.push(there.local_addr().unwrap(), b"one", b"");
-        outbox.push("255.255.255.255:9".parse().unwrap(), b"no", b"");
-        outbox.push(there.local_addr().unwrap(), b"two", b"");
+        let mut outbox = outbox_to(&there);
+        outbox.rtp(b"one", b"");
+        outbox.aim(0, Route::to("255.255.255.255:9".parse().unwrap()));
+        outbox.rtp(b"no", b"");
+        outbox.aim(0, Route::to(there.local_addr().unwrap()));
+        outbox.rtp(b"two", b"");
         let sent = Sender::new().send(&here, false, outbox.packets());
         assert_eq!(sent, Sent { sent: 2, failed: 1 });
     }

@@ -1,43 +1,56 @@
 //! The calls of one worker: which packet and which command goes to which call. No sockets here.
 
+mod inbound;
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::panic::catch_unwind;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 use std::time::Instant;
 
+use rand::Rng;
+use rand::rngs::StdRng;
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 
 use crate::media::audio::Prompt;
 use crate::media::demux::Demux;
-use crate::media::demux::Kind;
 use crate::media::demux::LegId;
 use crate::media::demux::NoPort;
-use crate::media::demux::Verdict;
-use crate::media::engine::stats::Dropped;
+use crate::media::dtls::Certificate;
+use crate::media::engine::pace::Pace;
+use crate::media::engine::pace::SLOTS;
+use crate::media::engine::pace::Wheel;
+use crate::media::engine::pace::last_before;
 use crate::media::engine::stats::WorkerStats;
-use crate::media::rtp;
-use crate::media::rtp::Datagram;
+use crate::media::link::Control;
+use crate::media::link::Link;
+use crate::media::link::LinkEvent;
+use crate::media::link::Turn;
 use crate::media::sdp::MediaParams;
 use crate::media::session::ChunkSink;
 use crate::media::session::Identity;
 use crate::media::session::Leg;
+use crate::media::session::Lost;
 use crate::media::session::MediaEvent;
 use crate::media::session::Outbox;
-use crate::media::session::Received;
 use crate::media::session::RecordLimits;
 use crate::media::session::RecordingSummary;
 use crate::media::session::Settings;
 
-/// Pacing slots of 1 ms; each call has one of them every 20 ms.
-pub(super) const SLOTS: usize = 20;
-/// Slots that pass until a new call is answered and has something to play.
-const ANSWER_SLOTS: usize = 2;
+/// So many alarms a call are kept before those that count no more are thrown out.
+const MAX_ALARMS: usize = 8;
 
-/// Slots between two looks for a call's handle: half a second.
-const LOOK_FOR_HANDLE: u32 = 25;
+/// Slots between two looks for a call's handle.
+const LOOK_FOR_HANDLE: u64 = 500;
+
+/// So long a worker that cannot keep up looks for the last packets of a recording among all that
+/// wait.
+const FLUSH_LIMIT: Duration = Duration::from_millis(500);
 
 /// What the control plane asks of a worker.
 #[derive(Debug)]
@@ -51,6 +64,8 @@ pub(super) enum Command {
 #[derive(Debug)]
 pub(super) struct Open {
     pub(super) params: MediaParams,
+    /// The one that our description tells the fingerprint of.
+    pub(super) certificate: Option<Arc<Certificate>>,
     pub(super) needs_own_port: bool,
     pub(super) identity: Identity,
     pub(super) events: mpsc::Sender<MediaEvent>,
@@ -61,10 +76,12 @@ pub(super) struct Open {
 /// What a call asks of its media.
 #[derive(Debug)]
 pub(super) enum LegCommand {
-    Update(MediaParams),
+    Update(Box<MediaParams>, Option<Arc<Certificate>>),
     Play(Arc<Prompt>),
     StopPlaying,
     SendDigits(String),
+    /// A digit that came with the signalling.
+    Signalled(char),
     Record(RecordLimits, ChunkSink),
     Flush(oneshot::Sender<RecordingSummary>),
     /// The handle is gone.
@@ -75,30 +92,65 @@ pub(super) enum LegCommand {
     Sync(oneshot::Sender<()>),
 }
 
+/// A recording that is to end with the last packet that came.
+struct Flush {
+    id: LegId,
+    reply: oneshot::Sender<RecordingSummary>,
+    asked: Instant,
+}
+
 /// A call and what belongs to it.
 struct Call {
     leg: Leg,
+    link: Link,
     id: LegId,
     socket: u16,
-    slot: usize,
+    pace: Pace,
+    /// The slot of 1 ms that it was served in last.
+    served: u64,
     events: mpsc::Sender<MediaEvent>,
     flush: Option<oneshot::Sender<RecordingSummary>>,
     abandoned: bool,
-    /// Slots until the handle is looked for.
-    patience: u32,
+    /// In this slot the handle is looked for.
+    patience: u64,
+    /// When the link is woken next.
+    alarm: Option<Instant>,
+    /// Whether the link finds its way or its keys just now.
+    connecting: bool,
 }
 
 impl Call {
     /// Whether nobody holds the call any more. A handle says so when it goes; one that could not,
     /// because the queue was full, is found out later: its memory is another thread's, and looking
     /// there for each frame of each call costs more than sending it.
-    fn is_abandoned(&mut self) -> bool {
-        self.patience -= 1;
-        if self.patience == 0 {
-            self.patience = LOOK_FOR_HANDLE;
+    fn is_abandoned(&mut self, slot: u64) -> bool {
+        if slot >= self.patience {
+            self.patience = slot + LOOK_FOR_HANDLE;
             self.abandoned |= self.events.is_closed();
         }
         self.abandoned
+    }
+
+    /// Protects the packets from number `first` on.
+    fn protect(&mut self, first: usize, out: &mut Outbox) {
+        if !self.link.is_plain() {
+            out.protect(first, |room, len| self.link.protect(room, len));
+        }
+    }
+
+    /// Passes on what has happened to the link.
+    fn hear_link(&mut self, now: Instant) {
+        while let Some(event) = self.link.poll_event() {
+            match event {
+                LinkEvent::Reached(stage) => {
+                    self.leg.tell(MediaEvent::Stage { stage, at: now });
+                }
+                LinkEvent::Failed(stage, reason) => {
+                    self.leg.tell(MediaEvent::LinkFailed { stage, reason });
+                }
+                LinkEvent::ConsentLost => self.leg.lose(now, Lost::Consent),
+            }
+        }
     }
 
     /// Passes on what the leg has to tell. What finds no room stays with the leg.
@@ -125,21 +177,42 @@ pub(super) struct Calls {
     calls: Vec<Option<Box<Call>>>,
     free: Vec<u32>,
     generation: u32,
-    slots: [Vec<u32>; SLOTS],
+    wheel: Wheel,
     demux: Demux,
     stats: Arc<WorkerStats>,
-    /// Recordings to end when the sockets have been read once more.
-    flushes: Vec<(LegId, oneshot::Sender<RecordingSummary>)>,
+    random: StdRng,
+    /// Hides in the numbers of our checks which call they are of.
+    mask: u32,
+    control: Control,
+    /// When links are to be woken, earliest first; an entry counts if its call still says so.
+    alarms: BinaryHeap<Reverse<(Instant, LegId)>>,
+    /// Links that find their way or their keys just now.
+    connecting: usize,
+    v4_only: bool,
+    /// Recordings to end when the sockets have been read to their end.
+    flushes: Vec<Flush>,
 }
 
 impl Calls {
-    pub(super) fn new(settings: Settings, spare: u16, stats: Arc<WorkerStats>) -> Self {
+    pub(super) fn new(
+        settings: Settings,
+        spare: u16,
+        stats: Arc<WorkerStats>,
+        v4_only: bool,
+        mut random: StdRng,
+    ) -> Self {
         Self {
+            mask: random.next_u32(),
+            random,
+            control: Control::default(),
+            alarms: BinaryHeap::new(),
+            connecting: 0,
+            v4_only,
             settings,
             calls: Vec::new(),
             free: Vec::new(),
             generation: 0,
-            slots: Default::default(),
+            wheel: Wheel::default(),
             demux: Demux::new(spare),
             stats,
             flushes: Vec::new(),
@@ -172,7 +245,7 @@ impl Calls {
     pub(super) fn open(
         &mut self,
         now: Instant,
-        next_slot: usize,
+        next_slot: u64,
         open: Open,
         address_of: impl Fn(u16) -> SocketAddr,
     ) {
@@ -190,24 +263,37 @@ impl Calls {
                 return;
             }
         };
-        let slot = self.choose_slot(next_slot);
+        let pace = self.wheel.next_slot(next_slot);
+        self.control.select_socket(socket);
+        let mut turn = Turn {
+            now,
+            random: &mut self.random,
+            mark: id.index ^ self.mask,
+            out: &mut self.control,
+        };
+        let link = Link::new(&open.params, open.certificate, self.v4_only, &mut turn);
         let call = Box::new(Call {
+            link,
             leg: Leg::new(now, self.settings, open.params, open.identity),
             id,
             socket,
-            slot,
+            pace,
+            served: last_before(next_slot, pace),
             events: open.events,
             flush: None,
             abandoned: false,
-            patience: LOOK_FOR_HANDLE,
+            patience: next_slot + LOOK_FOR_HANDLE,
+            alarm: None,
+            connecting: false,
         });
         if self.free.pop().is_none() {
             self.calls.push(Some(call));
         } else {
             self.calls[index as usize] = Some(call);
         }
-        self.slots[slot].push(index);
+        self.wheel.join(index, pace);
         self.stats.opened.add(1);
+        self.settle(now, id);
         if open.reply.send(Ok((id, address_of(socket)))).is_err()
             && let Some(call) = self.find(id)
         {
@@ -215,31 +301,57 @@ impl Calls {
         }
     }
 
-    /// A slot with hardly more calls than the others, soon after the call will be answered.
-    fn choose_slot(&self, next: usize) -> usize {
-        let least = self.slots.iter().map(Vec::len).min().unwrap_or(0);
-        let has_room = |slot: &usize| self.slots[*slot].len() <= least + least / 8;
-        (0..SLOTS)
-            .map(|step| (next + ANSWER_SLOTS + step) % SLOTS)
-            .find(has_room)
-            .unwrap_or(next)
+    /// Moves a call to a slot that is soon: who has just been answered does not wait for a greeting.
+    fn hurry(&mut self, id: LegId, next_slot: u64) {
+        let pace = self.wheel.next_slot(next_slot);
+        if let Some(call) = self.find(id)
+            && !call.leg.has_sent()
+        {
+            // Its time has not begun.
+            call.served = last_before(next_slot, pace);
+        }
+        self.change_pace(id, pace);
     }
 
-    /// Carries out a call's command. One that is over has none any more.
-    pub(super) fn command(&mut self, now: Instant, id: LegId, command: LegCommand) {
+    fn change_pace(&mut self, id: LegId, pace: Pace) {
+        if let Some(call) = self.find(id) {
+            let former = std::mem::replace(&mut call.pace, pace);
+            self.wheel.leave(id.index, former);
+            self.wheel.join(id.index, pace);
+        }
+    }
+
+    /// Carries out a call's command; `next_slot` is the one to be served next. A call that is over has none any more.
+    pub(super) fn command(&mut self, now: Instant, next_slot: u64, id: LegId, command: LegCommand) {
+        let plays = matches!(command, LegCommand::Play(_));
+        let hurries = |call: &mut Call| {
+            plays && !call.leg.has_sent() || matches!(call.pace, Pace::Resting(_))
+        };
+        if self.find(id).is_some_and(hurries) {
+            self.hurry(id, next_slot);
+        }
         if let LegCommand::Flush(reply) = command {
-            self.flushes.push((id, reply));
+            self.flushes.push(Flush {
+                id,
+                reply,
+                asked: now,
+            });
             return;
         }
-        if let LegCommand::Update(params) = &command {
+        if let LegCommand::Update(params, _) = &command {
             self.demux.update(id, params);
         }
-        self.guard(now, id, |call| {
+        let updates = matches!(command, LegCommand::Update(..));
+        self.guard(now, id, |call, turn| {
             match command {
-                LegCommand::Update(params) => call.leg.update(now, params),
+                LegCommand::Update(params, certificate) => {
+                    call.link.update(&params, certificate, turn);
+                    call.leg.update(now, *params);
+                }
                 LegCommand::Play(prompt) => call.leg.play(prompt),
                 LegCommand::StopPlaying => call.leg.stop_playing(now),
                 LegCommand::SendDigits(digits) => call.leg.send_digits(&digits),
+                LegCommand::Signalled(digit) => call.leg.signalled(now, digit),
                 LegCommand::Record(limits, sink) => call.leg.record(now, limits, sink),
                 LegCommand::Close => call.abandoned = true,
                 LegCommand::Flush(_) => {}
@@ -250,12 +362,21 @@ impl Calls {
             }
             call.tell();
         });
+        if updates {
+            self.settle(now, id);
+        }
     }
 
-    /// Ends the recordings that were asked to end before the sockets were read.
-    pub(super) fn flush(&mut self, now: Instant) {
-        for (id, reply) in std::mem::take(&mut self.flushes) {
-            self.guard(now, id, |call| {
+    /// Ends the recordings that were asked to end before the sockets were read, to their end
+    /// (`all_read`) or long enough.
+    pub(super) fn flush(&mut self, now: Instant, all_read: bool) {
+        let is_due = |flush: &mut Flush| all_read || now >= flush.asked + FLUSH_LIMIT;
+        if self.flushes.is_empty() {
+            return;
+        }
+        let due: Vec<_> = self.flushes.extract_if(.., is_due).collect();
+        for Flush { id, reply, .. } in due {
+            self.guard(now, id, |call, _| {
                 call.leg.stop_recording(now);
                 call.flush = Some(reply);
                 call.tell();
@@ -263,75 +384,117 @@ impl Calls {
         }
     }
 
-    /// Gives a datagram to the call that it belongs to.
-    pub(super) fn datagram(&mut self, now: Instant, socket: u16, from: SocketAddr, bytes: &[u8]) {
-        let Ok(datagram) = rtp::read(bytes) else {
-            self.stats.drop_packet(Dropped::Malformed);
+    /// Passes on what has happened to a call's link, and notes when it is to be woken.
+    fn settle(&mut self, now: Instant, id: LegId) {
+        let settled = self.guard(now, id, |call, _| {
+            call.hear_link(now);
+            call.tell();
+            let was_connecting = std::mem::replace(&mut call.connecting, call.link.is_connecting());
+            let next = call.link.next_timeout();
+            let sooner = next.filter(|next| call.alarm.is_none_or(|alarm| *next < alarm));
+            call.alarm = sooner.or(call.alarm);
+            (sooner, was_connecting, call.connecting)
+        });
+        let Some((sooner, was_connecting, connecting)) = settled else {
             return;
         };
-        let kind = match &datagram {
-            Datagram::Rtp(packet) => Kind::Rtp(packet.payload_type),
-            Datagram::Rtcp(_) => Kind::Rtcp,
-        };
-        let (id, latched) = match self.demux.verdict(socket, from, kind) {
-            Verdict::Known(id) => (id, false),
-            Verdict::Latched(id) => (id, true),
-            Verdict::Closed => return self.stats.drop_packet(Dropped::Closed),
-            Verdict::Stranger => return self.stats.drop_packet(Dropped::Stranger),
-        };
-        let received = self.guard(now, id, |call| {
-            if latched {
-                call.leg.latch(from);
+        self.connecting -= usize::from(was_connecting);
+        self.connecting += usize::from(connecting);
+        if let Some(at) = sooner {
+            if self.alarms.len() > MAX_ALARMS * (self.calls.len() + 1) {
+                let calls = &self.calls;
+                let counts = |at: Instant, id: LegId| {
+                    let call = calls.get(id.index as usize).and_then(Option::as_deref);
+                    call.is_some_and(|call| call.id == id && call.alarm == Some(at))
+                };
+                self.alarms.retain(|Reverse((at, id))| counts(*at, *id));
             }
-            let received = match &datagram {
-                Datagram::Rtp(packet) => call.leg.handle_rtp(now, packet),
-                Datagram::Rtcp(compound) => call.leg.handle_rtcp(now, from, compound),
-            };
-            call.tell();
-            received
-        });
-        if let Some(why) = Dropped::of(received.unwrap_or(Received::Taken)) {
-            self.stats.drop_packet(why);
+            self.alarms.push(Reverse((at, id)));
         }
     }
 
-    /// How many calls a slot has.
-    pub(super) fn in_slot(&self, slot: usize) -> usize {
-        self.slots[slot].len()
+    /// Wakes the links that wanted to be woken by now.
+    pub(super) fn wake_links(&mut self, now: Instant) {
+        while let Some(Reverse((at, id))) = self.alarms.peek().copied()
+            && at <= now
+        {
+            self.alarms.pop();
+            let is_meant = self.find(id).is_some_and(|call| call.alarm == Some(at));
+            if !is_meant {
+                continue;
+            }
+            self.guard(now, id, |call, turn| {
+                call.alarm = None;
+                call.link.handle_timeout(turn);
+            });
+            self.settle(now, id);
+        }
     }
 
-    /// Serves call number `nth` of a slot: false if there is none. A call whose handle is gone is
-    /// closed, and another takes its number.
+    /// Whether some link finds its way or its keys just now, for which answers had better be quick.
+    pub(super) fn is_connecting(&self) -> bool {
+        self.connecting > 0
+    }
+
+    /// What the links have to send beside media.
+    pub(super) fn control(&mut self) -> &mut Control {
+        &mut self.control
+    }
+
+    /// How many calls are played to in a slot.
+    pub(super) fn playing_in(&self, slot: u64) -> usize {
+        self.wheel.playing_in(slot)
+    }
+
+    /// Whether there is anything to do in a slot.
+    pub(super) fn has_work_in(&self, slot: u64) -> bool {
+        self.wheel.of_slot(slot).next().is_some()
+    }
+
+    /// The calls to be served in a slot with [`Calls::serve`], in this order.
+    pub(super) fn of_slot(&self, slot: u64, out: &mut Vec<LegId>) {
+        let calls = self.wheel.of_slot(slot);
+        let calls = calls.filter_map(|index| self.calls.get(index as usize)?.as_ref());
+        out.clear();
+        out.extend(calls.map(|call| call.id));
+    }
+
+    /// Serves a call in a slot of its own. One whose handle is gone is closed.
     pub(super) fn serve(
         &mut self,
         now: Instant,
-        slot: usize,
-        nth: usize,
+        slot: u64,
+        id: LegId,
         in_time: bool,
         out: &mut Outbox,
-    ) -> bool {
-        let Some(id) = self.nth_of(slot, nth) else {
-            return false;
-        };
-        let abandoned = self.guard(now, id, |call| {
-            out.select_socket(call.socket);
-            if in_time {
+    ) {
+        let served = self.guard(now, id, |call, _| {
+            let elapsed = slot.saturating_sub(call.served);
+            // Who has changed his pace just now waits for the end of his slot before.
+            let Some(missed) = elapsed.checked_sub(SLOTS as u64) else {
+                return (call.abandoned, false);
+            };
+            out.aim(call.socket, call.link.route());
+            let first = out.len();
+            call.served = slot;
+            if missed > 0 {
+                call.leg.rest(Duration::from_millis(missed));
+            }
+            let is_playing = matches!(call.pace, Pace::Playing(_));
+            if in_time || !is_playing {
                 call.leg.slot(now, out);
             } else {
-                call.leg.skip_slot(now);
+                call.leg.skip_slot(now, out);
             }
+            call.protect(first, out);
             call.tell();
-            call.is_abandoned()
+            (call.is_abandoned(slot), is_playing && call.leg.is_resting())
         });
-        if abandoned == Some(true) {
-            self.close(now, id, out);
+        match served {
+            Some((true, _)) => self.close(now, id, out),
+            Some((false, true)) => self.change_pace(id, self.wheel.rest()),
+            _ => {}
         }
-        true
-    }
-
-    fn nth_of(&self, slot: usize, nth: usize) -> Option<LegId> {
-        let index = *self.slots[slot].get(nth)?;
-        self.calls.get(index as usize)?.as_ref().map(|call| call.id)
     }
 
     /// Some call, for closing them all.
@@ -341,9 +504,11 @@ impl Calls {
 
     /// Says goodbye to the peer and forgets the call.
     pub(super) fn close(&mut self, now: Instant, id: LegId, out: &mut Outbox) {
-        self.guard(now, id, |call| {
-            out.select_socket(call.socket);
+        self.guard(now, id, |call, _| {
+            out.aim(call.socket, call.link.route());
+            let first = out.len();
             call.leg.close(now, out);
+            call.protect(first, out);
         });
         self.remove(now, id);
     }
@@ -355,7 +520,8 @@ impl Calls {
         let Some(call) = self.calls.get_mut(id.index as usize).and_then(Option::take) else {
             return;
         };
-        self.slots[call.slot].retain(|index| *index != id.index);
+        self.connecting -= usize::from(call.connecting);
+        self.wheel.leave(id.index, call.pace);
         self.free.push(id.index);
         self.demux.close(now, id);
         self.stats.closed.add(1);
@@ -372,10 +538,20 @@ impl Calls {
         &mut self,
         now: Instant,
         id: LegId,
-        action: impl FnOnce(&mut Call) -> R,
+        action: impl FnOnce(&mut Call, &mut Turn<'_>) -> R,
     ) -> Option<R> {
-        let call = self.find(id)?;
-        match catch_unwind(AssertUnwindSafe(|| action(call))) {
+        let call = self.calls.get_mut(id.index as usize)?.as_deref_mut()?;
+        if call.id != id {
+            return None;
+        }
+        self.control.select_socket(call.socket);
+        let mut turn = Turn {
+            now,
+            random: &mut self.random,
+            mark: id.index ^ self.mask,
+            out: &mut self.control,
+        };
+        match catch_unwind(AssertUnwindSafe(|| action(call, &mut turn))) {
             Ok(result) => Some(result),
             Err(_) => {
                 // The panic hook has told where it was.

@@ -7,7 +7,15 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde::Deserializer;
+use serde::de::Error as _;
 
+use crate::media::audio::Codec;
+#[cfg(feature = "amr")]
+use crate::media::audio::amr::Packing;
+use crate::media::sdp::IceMode;
+use crate::media::sdp::OfferKeying;
+use crate::media::sdp::Preferences;
 use crate::media::session::Settings;
 
 /// The `[media]` section.
@@ -32,10 +40,28 @@ pub struct Config {
     pub continuous_silence: bool,
     /// How late a packet may be and still be put in its place.
     pub jitter_window_ms: u64,
+    /// Whether digits are heard in the audio of peers that do not send them as telephone-events.
+    pub in_band_digits: bool,
+    /// The codecs we take. Their order is that of our offers; in an answer the offer's order rules.
+    #[serde(deserialize_with = "codecs")]
+    pub codecs: Vec<Codec>,
+    /// How we take part in ICE, where the peer does.
+    pub ice: IceMode,
+    /// Whether keys are taken out of session descriptions (RFC 4568).
+    pub sdes: bool,
+    /// Whether packets are protected where the peer offers that without asking for it (RFC 8643).
+    pub opportunistic_srtp: bool,
+    /// Whether packets in the clear are taken.
+    pub plain_rtp: bool,
+    /// So old a certificate for DTLS becomes before new calls get another.
+    pub certificate_days: u32,
+    /// What we offer to callers that leave the offer to us.
+    pub offer: OfferKeying,
 }
 
 impl Default for Config {
     fn default() -> Self {
+        let preferences = Preferences::default();
         Self {
             listen: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 40_000),
             public_address: None,
@@ -45,6 +71,14 @@ impl Default for Config {
             running_timeout_ms: 20_000,
             continuous_silence: false,
             jitter_window_ms: 200,
+            in_band_digits: false,
+            codecs: preferences.codecs,
+            ice: preferences.ice,
+            sdes: preferences.sdes,
+            opportunistic_srtp: preferences.opportunistic_srtp,
+            plain_rtp: preferences.plain_rtp,
+            certificate_days: 7,
+            offer: preferences.offer,
         }
     }
 }
@@ -73,6 +107,17 @@ pub enum ConfigError {
     /// A window larger than what is kept.
     #[error("media.jitter_window_ms: {0} is too long; at most {MAX_JITTER_WINDOW_MS}")]
     JitterWindow(u64),
+    /// Nothing to agree on.
+    #[error("media.codecs: there are none; name some of {}", names())]
+    NoCodecs,
+    /// An offer that could not be answered.
+    #[error(
+        "media.offer: \"rtp\" cannot be with media.plain_rtp = false; set \"webrtc\" or \"sdes\""
+    )]
+    OfferInTheClear,
+    /// The same.
+    #[error("media.offer: \"sdes\" cannot be without media.sdes = true")]
+    OfferOfSdes,
 }
 
 /// More threads than this have no use.
@@ -103,7 +148,26 @@ impl Config {
         if self.jitter_window_ms > MAX_JITTER_WINDOW_MS {
             return Err(ConfigError::JitterWindow(self.jitter_window_ms));
         }
-        Ok(())
+        if self.codecs.is_empty() {
+            return Err(ConfigError::NoCodecs);
+        }
+        match self.offer {
+            OfferKeying::Plain if !self.plain_rtp => Err(ConfigError::OfferInTheClear),
+            OfferKeying::Sdes if !self.sdes => Err(ConfigError::OfferOfSdes),
+            _ => Ok(()),
+        }
+    }
+
+    /// What we are willing to agree on with a caller.
+    pub fn preferences(&self) -> Preferences {
+        Preferences {
+            codecs: self.codecs.clone(),
+            ice: self.ice,
+            sdes: self.sdes,
+            opportunistic_srtp: self.opportunistic_srtp,
+            plain_rtp: self.plain_rtp,
+            offer: self.offer,
+        }
     }
 
     /// The number of workers, chosen if it was left open.
@@ -134,8 +198,55 @@ impl Config {
             running_timeout: Duration::from_millis(self.running_timeout_ms),
             continuous_silence: self.continuous_silence,
             jitter_window: Duration::from_millis(self.jitter_window_ms),
+            in_band_digits: self.in_band_digits,
         }
     }
+}
+
+/// The codecs by the names that the configuration has for them.
+const CODECS: &[(&str, &[Codec])] = &[
+    ("opus", &[Codec::Opus]),
+    ("g722", &[Codec::G722]),
+    ("pcma", &[Codec::Pcma]),
+    ("pcmu", &[Codec::Pcmu]),
+    #[cfg(feature = "amr")]
+    (
+        "amr",
+        &[
+            Codec::Amr(Packing::OctetAligned),
+            Codec::Amr(Packing::BandwidthEfficient),
+        ],
+    ),
+    #[cfg(feature = "amr")]
+    (
+        "amr-wb",
+        &[
+            Codec::AmrWb(Packing::OctetAligned),
+            Codec::AmrWb(Packing::BandwidthEfficient),
+        ],
+    ),
+];
+
+fn names() -> String {
+    let names: Vec<_> = CODECS.iter().map(|(name, _)| *name).collect();
+    names.join(", ")
+}
+
+/// Reads a list of names.
+fn codecs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Codec>, D::Error> {
+    let mut codecs: Vec<Codec> = Vec::new();
+    for wanted in Vec::<String>::deserialize(deserializer)? {
+        let known = CODECS.iter().find(|(name, _)| *name == wanted);
+        let Some((_, known)) = known else {
+            let all = names();
+            let message = format!("media.codecs: {wanted:?} is not among {all}");
+            return Err(D::Error::custom(message));
+        };
+        let new = known.iter().filter(|codec| !codecs.contains(codec));
+        let new: Vec<_> = new.copied().collect();
+        codecs.extend(new);
+    }
+    Ok(codecs)
 }
 
 #[cfg(test)]
@@ -159,6 +270,34 @@ mod tests {
         assert!(message("running_timeout_ms = 0").starts_with("media.running_timeout_ms:"));
         assert!(message("first_packet_timeout_ms = 0").contains("first_packet_timeout_ms"));
         assert!(message("jitter_window_ms = 5000").starts_with("media.jitter_window_ms:"));
+        assert!(message("codecs = []").starts_with("media.codecs:"));
+        assert!(message("plain_rtp = false").starts_with("media.offer:"));
+        assert!(message("offer = 'sdes'").starts_with("media.offer:"));
+        assert_eq!(check("plain_rtp = false\noffer = 'webrtc'"), Ok(()));
+        assert_eq!(check("offer = 'sdes'\nsdes = true"), Ok(()));
+        let unknown = toml::from_str::<Config>("codecs = ['g729']").unwrap_err();
+        assert!(
+            unknown
+                .to_string()
+                .contains("\"g729\" is not among opus, g722")
+        );
+    }
+
+    #[test]
+    fn what_is_set_is_what_is_negotiated() {
+        assert_eq!(Config::default().preferences(), Preferences::default());
+        let text = "codecs = ['pcmu', 'opus', 'pcmu']\nice = 'full'\nsdes = true\n\
+                    opportunistic_srtp = true\nplain_rtp = false\noffer = 'webrtc'";
+        let config: Config = toml::from_str(text).unwrap();
+        let expected = Preferences {
+            codecs: vec![Codec::Pcmu, Codec::Opus],
+            ice: IceMode::Full,
+            sdes: true,
+            opportunistic_srtp: true,
+            plain_rtp: false,
+            offer: OfferKeying::Dtls,
+        };
+        assert_eq!(config.preferences(), expected);
     }
 
     #[test]

@@ -12,13 +12,15 @@ use tokio::sync::oneshot;
 
 use crate::media::audio::Prompt;
 use crate::media::demux::LegId;
+use crate::media::dtls::Certificates;
 use crate::media::engine::calls::Command;
 use crate::media::engine::calls::LegCommand;
 use crate::media::engine::canonical_params;
+use crate::media::engine::certificate_of;
 use crate::media::engine::worker::Waker;
+use crate::media::recording::Chunk;
 use crate::media::rtp::telephone_event::event_of;
 use crate::media::sdp::MediaParams;
-use crate::media::session::Chunk;
 use crate::media::session::ChunkSink;
 use crate::media::session::MediaEvent;
 use crate::media::session::RecordLimits;
@@ -80,6 +82,7 @@ pub struct Session {
     id: LegId,
     local: SocketAddr,
     params: MediaParams,
+    certificates: Arc<Certificates>,
     events: mpsc::Receiver<MediaEvent>,
     pending: VecDeque<LegCommand>,
     /// Samples of the recording that were delivered.
@@ -101,6 +104,7 @@ impl Session {
         id: LegId,
         local: SocketAddr,
         params: MediaParams,
+        certificates: Arc<Certificates>,
         events: mpsc::Receiver<MediaEvent>,
     ) -> Self {
         Self {
@@ -108,6 +112,7 @@ impl Session {
             id,
             local,
             params,
+            certificates,
             events,
             pending: VecDeque::new(),
             delivered: Arc::default(),
@@ -127,7 +132,11 @@ impl Session {
     /// A new offer was answered, or the answer to our own has come.
     pub fn update(&mut self, params: &MediaParams) {
         self.params = canonical_params(params);
-        self.command(LegCommand::Update(self.params));
+        let certificate = certificate_of(&self.certificates, &self.params);
+        self.command(LegCommand::Update(
+            Box::new(self.params.clone()),
+            certificate,
+        ));
     }
 
     /// Queues a prompt. [`MediaEvent::Played`] comes when the queue is empty again. While the call
@@ -151,6 +160,12 @@ impl Session {
         }
         self.command(LegCommand::SendDigits(digits.to_owned()));
         Ok(())
+    }
+
+    /// A digit came with the signalling (SIP INFO). It is told as those in the media are, and once
+    /// where it comes in both ways.
+    pub fn signalled_digit(&mut self, digit: char) {
+        self.command(LegCommand::Signalled(digit));
     }
 
     /// Begins a recording; see [`RecordLimits::preroll`] for where it begins. The chunks end with

@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crate::media::link::Refused;
 use crate::media::session::Received;
 
 /// Why a packet was not taken.
@@ -23,18 +24,39 @@ pub enum Dropped {
     Duplicate,
     /// Its time had passed.
     Late,
+    /// A check of ICE for nobody here, or with a wrong signature.
+    StunUnsigned,
+    /// Media before there were keys.
+    NoKeys,
+    /// Not protected with the keys agreed on.
+    Forged,
 }
 
 impl Dropped {
     /// All reasons with their names, for metrics.
-    pub const ALL: [(Self, &'static str); 6] = [
+    pub const ALL: [(Self, &'static str); 9] = [
         (Self::Malformed, "malformed"),
         (Self::Stranger, "stranger"),
         (Self::Closed, "closed_call"),
         (Self::PayloadType, "payload_type"),
         (Self::Duplicate, "duplicate"),
         (Self::Late, "late"),
+        (Self::StunUnsigned, "stun_unsigned"),
+        (Self::NoKeys, "no_keys"),
+        (Self::Forged, "forged"),
     ];
+
+    /// Why a link did not take a packet.
+    pub(super) fn by_link(why: Refused) -> Self {
+        match why {
+            Refused::Malformed => Self::Malformed,
+            Refused::Unproven => Self::Stranger,
+            Refused::Unsigned => Self::StunUnsigned,
+            Refused::NoKeys => Self::NoKeys,
+            Refused::Forged => Self::Forged,
+            Refused::Replayed => Self::Duplicate,
+        }
+    }
 
     /// Why a call did not take a packet.
     pub(super) fn of(received: Received) -> Option<Self> {

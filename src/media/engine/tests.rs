@@ -1,6 +1,8 @@
 //! The engine with real sockets, on loopback. Phones send whole sentences at once: timestamps,
 //! not the clock, say how long they are.
 
+mod secured;
+
 use std::time::Duration;
 
 use tokio::net::UdpSocket;
@@ -8,14 +10,19 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::media::audio::Codec;
+use crate::media::audio::Law;
 use crate::media::audio::Prompt;
 use crate::media::audio::Tone;
 use crate::media::audio::tone_level;
+use crate::media::link::Stage;
+use crate::media::recording::Chunk;
+use crate::media::recording::Samples;
 use crate::media::rtp;
 use crate::media::rtp::Datagram;
 use crate::media::rtp::Header;
 use crate::media::sdp::Direction;
-use crate::media::session::Chunk;
+use crate::media::sdp::Keying;
+use crate::media::session::Lost;
 use crate::media::session::MediaEvent;
 use crate::media::session::RecordLimits;
 use crate::media::session::RecordingEnd;
@@ -43,11 +50,17 @@ fn params(remote: Option<SocketAddr>) -> MediaParams {
         codec: Codec::Pcma,
         payload_type: 8,
         telephone_event: Some(101),
+        telephone_event_clock: 8_000,
         comfort_noise: None,
         direction: Direction::SendRecv,
         ptime_ms: 20,
+        keying: Keying::Plain,
+        ice: None,
     }
 }
+
+/// Ticks of a frame.
+const FRAME: u64 = 960;
 
 /// From now on, whatever is played.
 fn at_once() -> RecordLimits {
@@ -64,20 +77,44 @@ async fn record(session: &mut Session) -> mpsc::Receiver<Chunk> {
     chunks
 }
 
+/// The next event that is no stage.
 async fn event(session: &mut Session) -> MediaEvent {
-    timeout(DEADLINE, session.next_event())
-        .await
-        .expect("an event")
+    loop {
+        match timeout(DEADLINE, session.next_event())
+            .await
+            .expect("an event")
+        {
+            MediaEvent::Stage { .. } => {}
+            event => return event,
+        }
+    }
+}
+
+/// Waits until the peer is heard.
+async fn is_heard(session: &mut Session) {
+    loop {
+        match timeout(DEADLINE, session.next_event())
+            .await
+            .expect("an event")
+        {
+            MediaEvent::Stage {
+                stage: Stage::FirstPacket,
+                ..
+            } => return,
+            MediaEvent::Stage { .. } => {}
+            event => panic!("{event:?} before the first packet"),
+        }
+    }
 }
 
 async fn finish(
     session: &mut Session,
     mut chunks: mpsc::Receiver<Chunk>,
 ) -> (RecordingSummary, Vec<i16>) {
-    let mut samples = Vec::new();
+    let (mut decoder, mut samples) = (Samples::new(8_000), Vec::new());
     let take = async {
         while let Some(chunk) = chunks.recv().await {
-            samples.extend(chunk.samples);
+            decoder.feed(&chunk.bytes, &mut samples);
         }
     };
     let (summary, ()) = timeout(DEADLINE, async { tokio::join!(session.flush(), take) })
@@ -138,7 +175,7 @@ impl Phone {
             let mut samples = [0; 160];
             self.tone.fill(&mut samples);
             let mut payload = [0; 160];
-            Codec::Pcma.encode(&samples, &mut payload);
+            Law::A.encode(&samples, &mut payload);
             self.send(&payload).await;
             self.header.timestamp = self.header.timestamp.wrapping_add(160);
         }
@@ -161,7 +198,7 @@ impl Phone {
             let (_, bytes) = self.receive().await;
             if let Datagram::Rtp(packet) = rtp::read(&bytes).unwrap() {
                 let mut frame = [0; 160];
-                assert_eq!(Codec::Pcma.decode(packet.payload, &mut frame), 160);
+                assert_eq!(Law::A.decode(packet.payload, &mut frame), 160);
                 samples.extend(frame);
             }
         }
@@ -202,12 +239,12 @@ async fn a_caller_hears_the_greeting_and_is_recorded_to_the_sample() {
 
     let chunks = record(&mut session).await;
     phone.speak(123).await;
-    assert_eq!(event(&mut session).await, MediaEvent::FirstPacket);
+    is_heard(&mut session).await;
     arrived(&engine, 123).await;
     let (summary, samples) = finish(&mut session, chunks).await;
     assert_eq!(
-        (summary.samples, summary.keep_samples),
-        (123 * 160, 123 * 160)
+        (summary.ticks, summary.keep_ticks),
+        (123 * FRAME, 123 * FRAME)
     );
     assert_eq!((samples.len(), summary.lost_packets), (123 * 160, 0));
     assert!(tone_level(&samples, 1_000.0) > 10.0 * tone_level(&samples, 440.0));
@@ -228,12 +265,12 @@ async fn two_sessions_of_one_engine_talk_with_each_other() {
     let words = Tone::new(700.0, 0.25).take_ms(1_000);
     caller.play(Arc::new(Prompt::from_samples(words)));
     caller.send_digits("5#").unwrap();
-    assert_eq!(event(&mut callee).await, MediaEvent::FirstPacket);
+    is_heard(&mut callee).await;
     assert_eq!(event(&mut callee).await, MediaEvent::Digit('5'));
     assert_eq!(event(&mut callee).await, MediaEvent::Digit('#'));
     while event(&mut caller).await != MediaEvent::Played {}
     let (summary, samples) = finish(&mut callee, chunks).await;
-    assert!(summary.samples >= 8_000 - 320, "{summary:?}");
+    assert!(summary.ticks >= 48 * FRAME, "{summary:?}");
     assert!(
         tone_level(&samples, 700.0) > 0.2,
         "{}",
@@ -268,7 +305,7 @@ async fn many_calls_share_one_port_and_none_hears_another() {
     arrived(&engine, (CALLS * (CALLS + 1) / 2) as u64).await;
     for (nth, (_, mut session, chunks)) in calls.into_iter().enumerate() {
         let (summary, _) = finish(&mut session, chunks).await;
-        assert_eq!(summary.samples, 160 * (nth as u64 + 1));
+        assert_eq!(summary.ticks, FRAME * (nth as u64 + 1));
     }
 }
 
@@ -285,8 +322,8 @@ async fn two_calls_behind_one_address_get_different_ports() {
     phone.to = second.local_addr();
     phone.speak(30).await;
     arrived(&engine, 40).await;
-    assert_eq!(finish(&mut first, one).await.0.samples, 1_600);
-    assert_eq!(finish(&mut second, two).await.0.samples, 4_800);
+    assert_eq!(finish(&mut first, one).await.0.ticks, 10 * FRAME);
+    assert_eq!(finish(&mut second, two).await.0.ticks, 30 * FRAME);
 }
 
 #[tokio::test]
@@ -309,7 +346,7 @@ async fn a_closed_call_says_goodbye_and_its_late_packets_enter_no_other_call() {
     let mut phone = Phone::new().await;
     let mut session = phone.call(&engine).await;
     phone.speak(1).await;
-    assert_eq!(event(&mut session).await, MediaEvent::FirstPacket);
+    is_heard(&mut session).await;
     let port = session.local_addr();
     drop(session);
     let goodbye = loop {
@@ -340,7 +377,7 @@ async fn strangers_and_rubbish_are_counted_and_heard_by_nobody() {
     let mut session = phone.call(&engine).await;
     let chunks = record(&mut session).await;
     phone.speak(10).await;
-    assert_eq!(event(&mut session).await, MediaEvent::FirstPacket);
+    is_heard(&mut session).await;
 
     let mut stranger = Phone::new().await;
     stranger.to = session.local_addr();
@@ -352,7 +389,7 @@ async fn strangers_and_rubbish_are_counted_and_heard_by_nobody() {
     }
     arrived(&engine, 21).await;
     let (summary, _) = finish(&mut session, chunks).await;
-    assert_eq!(summary.samples, 1_600);
+    assert_eq!(summary.ticks, 10 * FRAME);
     let stats = engine.stats();
     assert_eq!(stats.dropped(Dropped::Stranger), 5);
     assert_eq!(stats.dropped(Dropped::PayloadType), 2);
@@ -367,7 +404,7 @@ async fn a_phone_that_sends_from_another_port_is_found_and_answered_there() {
     let mut session = engine.open(&told.params()).await.unwrap();
     real.to = session.local_addr();
     real.speak(1).await;
-    assert_eq!(event(&mut session).await, MediaEvent::FirstPacket);
+    is_heard(&mut session).await;
     session.play(Arc::new(Prompt::from_samples(vec![500; 1_600])));
     assert_eq!(real.hear(10).await.len(), 1_600);
 }
@@ -379,22 +416,22 @@ async fn a_panic_ends_its_own_call_and_no_other() {
     let mut broken = phone.call(&engine).await;
     let mut sound = other.call(&engine).await;
     let (mut cut, chunks) = (record(&mut broken).await, record(&mut sound).await);
-    phone.speak(100).await;
-    arrived(&engine, 100).await;
+    phone.speak(90).await;
+    arrived(&engine, 90).await;
     broken.panic();
-    assert_eq!(event(&mut broken).await, MediaEvent::FirstPacket);
+    is_heard(&mut broken).await;
     assert_eq!(event(&mut broken).await, MediaEvent::Failed);
     assert_eq!(event(&mut broken).await, MediaEvent::Failed);
     // What was delivered before is good.
     let delivered = timeout(DEADLINE, cut.recv()).await.unwrap().unwrap();
-    assert_eq!(delivered.samples.len(), 8_000);
+    assert_eq!(delivered.ticks, 50 * FRAME);
     assert_eq!(timeout(DEADLINE, cut.recv()).await.unwrap(), None);
     let summary = timeout(DEADLINE, broken.flush()).await.unwrap();
-    assert_eq!((summary.keep_samples, summary.speech_ms), (8_000, 1_000));
+    assert_eq!((summary.keep_ticks, summary.speech_ms), (50 * FRAME, 1_000));
 
     other.speak(10).await;
-    arrived(&engine, 110).await;
-    assert_eq!(finish(&mut sound, chunks).await.0.samples, 1_600);
+    arrived(&engine, 100).await;
+    assert_eq!(finish(&mut sound, chunks).await.0.ticks, 10 * FRAME);
     let stats = engine.stats();
     assert_eq!((stats.panics, stats.sessions), (1, 1));
 }
@@ -414,12 +451,7 @@ async fn silence_is_sent_all_the_time_where_it_is_wanted() {
         let Datagram::Rtp(packet) = rtp::read(&bytes).unwrap() else {
             continue;
         };
-        assert!(
-            packet
-                .payload
-                .iter()
-                .all(|code| *code == Codec::Pcma.silence())
-        );
+        assert!(packet.payload.iter().all(|code| *code == Law::A.silence()));
         assert_eq!(packet.marker, last.is_none());
         if let Some((sequence, timestamp)) = last.replace((packet.sequence, packet.timestamp)) {
             assert_eq!(packet.sequence, u16::wrapping_add(sequence, 1));
@@ -439,18 +471,18 @@ async fn a_slow_writer_ends_the_recording_and_what_is_there_is_kept() {
         phone.speak(50).await;
         until(&engine, |stats| stats.packets_received.is_multiple_of(50)).await;
     }
-    assert_eq!(event(&mut session).await, MediaEvent::FirstPacket);
+    is_heard(&mut session).await;
     let end = RecordingEnd::DiskTooSlow;
     assert_eq!(event(&mut session).await, MediaEvent::RecordingEnded(end));
-    let mut samples = Vec::new();
+    let (mut decoder, mut samples) = (Samples::new(8_000), Vec::new());
     while let Some(chunk) = timeout(DEADLINE, chunks.recv()).await.unwrap() {
-        assert!(chunk.samples.len() <= 8_000);
-        samples.extend(chunk.samples);
+        decoder.feed(&chunk.bytes, &mut samples);
+        assert_eq!(chunk.ticks, samples.len() as u64 * 6);
     }
     let summary = timeout(DEADLINE, session.flush()).await.unwrap();
     assert_eq!(
-        (summary.end, summary.samples),
-        (Some(end), samples.len() as u64)
+        (summary.end, summary.ticks),
+        (Some(end), samples.len() as u64 * 6)
     );
     assert!(
         (80_000..=96_000).contains(&samples.len()),
@@ -469,10 +501,13 @@ async fn a_call_that_never_sends_is_reported() {
     let mut session = phone.call(&engine).await;
     assert_eq!(
         event(&mut session).await,
-        MediaEvent::MediaTimeout { first: true }
+        MediaEvent::MediaTimeout {
+            first: true,
+            of: Lost::Packets
+        }
     );
     let chunks = record(&mut session).await;
-    assert_eq!(finish(&mut session, chunks).await.0.samples, 0);
+    assert_eq!(finish(&mut session, chunks).await.0.ticks, 0);
 }
 
 #[tokio::test]

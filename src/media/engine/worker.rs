@@ -16,6 +16,8 @@ use rustix::event::epoll;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TryRecvError;
 
+use crate::media::demux::LegId;
+use crate::media::engine::batch::Outgoing;
 use crate::media::engine::batch::RECEIVE_BATCH;
 use crate::media::engine::batch::Receiver;
 use crate::media::engine::batch::SEND_BATCH;
@@ -23,7 +25,7 @@ use crate::media::engine::batch::Sender;
 use crate::media::engine::calls::Calls;
 use crate::media::engine::calls::Command;
 use crate::media::engine::calls::Open;
-use crate::media::engine::calls::SLOTS;
+use crate::media::engine::pace::SLOTS;
 use crate::media::engine::ports::Ports;
 use crate::media::engine::stats::Dropped;
 use crate::media::engine::stats::WorkerStats;
@@ -82,9 +84,14 @@ pub(super) struct Worker {
     sender: Sender,
     outbox: Outbox,
     stats: Arc<WorkerStats>,
+    /// Whether a socket had more to read than one turn takes.
+    behind: bool,
     /// When the slot that is next is due.
     due: Instant,
-    slot: usize,
+    /// Its number; every call has had a slot before its first.
+    slot: u64,
+    /// The calls of a slot that is being served.
+    turn: Vec<LegId>,
     /// When the engine was told to stop.
     stopping: Option<Instant>,
 }
@@ -120,8 +127,10 @@ impl Worker {
             sender: Sender::new(),
             outbox: Outbox::with_capacity(SEND_BATCH),
             stats,
+            behind: false,
             due: now(),
-            slot: 0,
+            slot: SLOTS as u64,
+            turn: Vec::new(),
             stopping: None,
         })
     }
@@ -139,7 +148,9 @@ impl Worker {
             return false;
         }
         self.read_sockets();
-        self.calls.flush(now());
+        self.calls.wake_links(now());
+        self.send_control();
+        self.calls.flush(now(), !self.behind);
         self.pass_unused_slots();
         if !self.calls.is_empty() && now() >= self.due {
             self.serve_slot();
@@ -153,7 +164,9 @@ impl Worker {
             match self.commands.try_recv() {
                 Ok(Command::Open(open)) if self.stopping.is_some() => self.calls.refuse(*open),
                 Ok(Command::Open(open)) => self.open(*open),
-                Ok(Command::Leg(id, command)) => self.calls.command(now(), id, command),
+                Ok(Command::Leg(id, command)) => {
+                    self.calls.command(now(), self.slot, id, command);
+                }
                 Ok(Command::Stop) | Err(TryRecvError::Disconnected) => {
                     self.stopping.get_or_insert_with(now);
                 }
@@ -195,7 +208,14 @@ impl Worker {
     fn wait(&mut self) {
         self.ready.clear();
         let idle = self.calls.is_empty();
-        let timeout = (!idle || self.stopping.is_some()).then(|| self.until_next_slot().min(SLOT));
+        let longest = if self.calls.is_connecting() {
+            STEP
+        } else {
+            SLOT
+        };
+        let longest = if self.behind { Duration::ZERO } else { longest };
+        let timeout =
+            (!idle || self.stopping.is_some()).then(|| self.until_next_slot().min(longest));
         // epoll alone counts in milliseconds, which is a whole slot.
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
         let alarm = if idle { &self.poll } else { &self.waker.0 };
@@ -209,12 +229,13 @@ impl Worker {
     }
 
     fn until_next_slot(&self) -> Duration {
-        let is_used = |steps: &usize| self.calls.in_slot((self.slot + steps) % SLOTS) > 0;
-        let steps = (0..SLOTS).find(is_used).unwrap_or(0);
+        let has_work = |steps: &usize| self.calls.has_work_in(self.slot + *steps as u64);
+        let steps = (0..SLOTS).find(has_work).unwrap_or(SLOTS);
         (self.due + STEP * steps as u32).saturating_duration_since(now())
     }
 
     fn read_sockets(&mut self) {
+        self.behind = false;
         for index in 0..self.ready.len() {
             match self.ready[index] {
                 WAKER => self.waker.reset(),
@@ -224,10 +245,10 @@ impl Worker {
     }
 
     fn read_socket(&mut self, index: usize) {
-        let Some(socket) = self.ports.sockets().get(index) else {
-            return;
-        };
         for _ in 0..BATCHES_PER_TURN {
+            let Some(socket) = self.ports.sockets().get(index) else {
+                return;
+            };
             let received = match self.receiver.receive(socket) {
                 Ok(received) => received,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
@@ -241,10 +262,12 @@ impl Worker {
                     None => self.stats.drop_packet(Dropped::Malformed),
                 }
             }
+            self.send_control();
             if received < RECEIVE_BATCH {
                 return;
             }
         }
+        self.behind = true;
     }
 
     /// Serves one slot only, so that the sockets are read before the next.
@@ -255,24 +278,17 @@ impl Worker {
             self.due = now;
         }
         let in_time = late <= TOO_LATE;
-        let frames = self.calls.in_slot(self.slot) as u64;
-        let mut nth = 0;
-        loop {
-            let before = self.calls.in_slot(self.slot);
-            if !self
-                .calls
-                .serve(now, self.slot, nth, in_time, &mut self.outbox)
-            {
-                break;
-            }
-            // Where a call was closed, the next has taken its number.
-            if self.calls.in_slot(self.slot) == before {
-                nth += 1;
-            }
+        let frames = self.calls.playing_in(self.slot) as u64;
+        let mut turn = std::mem::take(&mut self.turn);
+        self.calls.of_slot(self.slot, &mut turn);
+        for id in turn.drain(..) {
+            self.calls
+                .serve(now, self.slot, id, in_time, &mut self.outbox);
             if self.outbox.room() < 2 * PACKETS_PER_SLOT {
                 self.send();
             }
         }
+        self.turn = turn;
         self.send();
         if in_time {
             self.note_lateness(frames);
@@ -284,7 +300,7 @@ impl Worker {
 
     fn pass_unused_slots(&mut self) {
         for _ in 0..SLOTS {
-            if self.calls.in_slot(self.slot) > 0 || now() < self.due {
+            if self.calls.has_work_in(self.slot) || now() < self.due {
                 return;
             }
             self.next_slot();
@@ -292,7 +308,7 @@ impl Worker {
     }
 
     fn next_slot(&mut self) {
-        self.slot = (self.slot + 1) % SLOTS;
+        self.slot += 1;
         self.due += STEP;
     }
 
@@ -304,17 +320,48 @@ impl Worker {
     }
 
     fn send(&mut self) {
-        for packets in self.outbox.packets().chunk_by(|a, b| a.socket == b.socket) {
-            let index = packets
-                .first()
-                .map_or(0, |packet| usize::from(packet.socket));
-            if let Some(socket) = self.ports.sockets().get(index) {
-                let sent = self.sender.send(socket, self.v6, packets);
-                self.stats.sent.add(sent.sent as u64);
-                self.stats.send_errors.add(sent.failed as u64);
-            }
-        }
+        send(
+            &mut self.sender,
+            &self.ports,
+            self.v6,
+            &self.stats,
+            self.outbox.packets(),
+        );
         self.outbox.clear();
+    }
+
+    /// Sends what the links have to say beside media.
+    fn send_control(&mut self) {
+        let control = self.calls.control();
+        if !control.packets().is_empty() {
+            send(
+                &mut self.sender,
+                &self.ports,
+                self.v6,
+                &self.stats,
+                control.packets(),
+            );
+            control.clear();
+        }
+    }
+}
+
+fn send<P: Outgoing>(
+    sender: &mut Sender,
+    ports: &Ports,
+    v6: bool,
+    stats: &WorkerStats,
+    packets: &[P],
+) {
+    for packets in packets.chunk_by(|a, b| a.socket() == b.socket()) {
+        let index = packets
+            .first()
+            .map_or(0, |packet| usize::from(packet.socket()));
+        if let Some(socket) = ports.sockets().get(index) {
+            let sent = sender.send(socket, v6, packets);
+            stats.sent.add(sent.sent as u64);
+            stats.send_errors.add(sent.failed as u64);
+        }
     }
 }
 

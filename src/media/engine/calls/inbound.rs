@@ -1,0 +1,173 @@
+//! What comes from the wire: whose it is, and what becomes of it.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use crate::media::demux::Kind;
+use crate::media::demux::LegId;
+use crate::media::demux::Verdict;
+use crate::media::engine::calls::Calls;
+use crate::media::engine::stats::Dropped;
+use crate::media::ice::stun::Class;
+use crate::media::ice::stun::Message;
+use crate::media::ice::stun::TransactionId;
+use crate::media::link::Protocol;
+use crate::media::link::Taken;
+use crate::media::rtp;
+use crate::media::rtp::Datagram;
+
+impl Calls {
+    /// Gives a datagram to the call that it belongs to.
+    pub(in crate::media::engine) fn datagram(
+        &mut self,
+        now: Instant,
+        socket: u16,
+        from: SocketAddr,
+        bytes: &mut [u8],
+    ) {
+        let dropped = match Protocol::of(bytes) {
+            Some(Protocol::Rtp) => self.media(now, socket, from, bytes),
+            Some(Protocol::Stun) => self.check(now, socket, from, bytes),
+            Some(Protocol::Dtls) => self.handshake(now, socket, from, bytes),
+            None => Err(Dropped::Malformed),
+        };
+        if let Err(why) = dropped {
+            self.stats.drop_packet(why);
+        }
+    }
+
+    fn media(
+        &mut self,
+        now: Instant,
+        socket: u16,
+        from: SocketAddr,
+        bytes: &mut [u8],
+    ) -> Result<(), Dropped> {
+        let kind = kind_of(bytes).ok_or(Dropped::Malformed)?;
+        let (id, is_guest) = match self.demux.verdict(socket, from, kind) {
+            Verdict::Known(id) => (id, false),
+            Verdict::Latched(id) | Verdict::Guest(id) => (id, true),
+            Verdict::Closed => return Err(Dropped::Closed),
+            Verdict::Stranger => return Err(Dropped::Stranger),
+        };
+        let taken = self.guard(now, id, |call, turn| {
+            let len = match call.link.handle(turn, from, bytes) {
+                Taken::Media(len) => len,
+                Taken::Control => return (false, Ok(())),
+                Taken::Refused(why) => return (false, Err(Dropped::by_link(why))),
+            };
+            let Ok(datagram) = rtp::read(bytes.get(..len).unwrap_or_default()) else {
+                return (false, Err(Dropped::Malformed));
+            };
+            if is_guest {
+                call.link.latch(from);
+            }
+            let received = match datagram {
+                Datagram::Rtp(packet) => call.leg.handle_rtp(now, &packet),
+                Datagram::Rtcp(compound) => {
+                    call.link.latch_rtcp(from);
+                    call.leg.handle_rtcp(now, compound)
+                }
+            };
+            call.tell();
+            (true, Dropped::of(received).map_or(Ok(()), Err))
+        });
+        let (is_believed, received) = taken.unwrap_or((false, Ok(())));
+        if is_guest && is_believed {
+            self.demux.latch(id, from);
+        }
+        received
+    }
+
+    /// A message of ICE. Whose it is, it tells by a fragment of ours or a transaction of ours; a
+    /// stranger's costs a look at a map.
+    fn check(
+        &mut self,
+        now: Instant,
+        socket: u16,
+        from: SocketAddr,
+        bytes: &[u8],
+    ) -> Result<(), Dropped> {
+        let message = Message::read(bytes).map_err(|_| Dropped::Malformed)?;
+        let id = match message.class {
+            Class::Indication => return self.keep_alive(now, socket, from),
+            Class::Request => {
+                let fragment = message.receiver().ok_or(Dropped::StunUnsigned)?;
+                self.demux.by_fragment(fragment)
+            }
+            Class::Success | Class::Error => self.by_transaction(message.transaction),
+        };
+        let id = id
+            .filter(|id| self.demux.socket_of(*id) == Some(socket))
+            .ok_or(Dropped::StunUnsigned)?;
+        if !self.demux.is_free_for(id, socket, from) {
+            return Err(Dropped::Stranger);
+        }
+        let taken = self.guard(now, id, |call, turn| {
+            let taken = call.link.handle_stun(turn, from, &message);
+            (taken, call.link.knows(from), call.link.way())
+        });
+        let Some((taken, is_proven, way)) = taken else {
+            return Ok(());
+        };
+        if is_proven {
+            self.demux.prove(id, from, way);
+        }
+        self.settle(now, id);
+        match taken {
+            Taken::Refused(why) => Err(Dropped::by_link(why)),
+            Taken::Media(_) | Taken::Control => Ok(()),
+        }
+    }
+
+    /// A peer that sends nothing else, as on hold, keeps the path open (RFC 8445 section 11). Such a
+    /// message names nobody.
+    fn keep_alive(&mut self, now: Instant, socket: u16, from: SocketAddr) -> Result<(), Dropped> {
+        let Verdict::Known(id) = self.demux.verdict(socket, from, Kind::Rtcp) else {
+            return Err(Dropped::Stranger);
+        };
+        self.guard(now, id, |call, turn| call.link.keep_alive(turn.now, from));
+        Ok(())
+    }
+
+    /// The call whose check has this number.
+    fn by_transaction(&self, transaction: TransactionId) -> Option<LegId> {
+        let (mark, _) = transaction.split_first_chunk::<4>()?;
+        let index = u32::from_be_bytes(*mark) ^ self.mask;
+        Some(self.calls.get(index as usize)?.as_ref()?.id)
+    }
+
+    fn handshake(
+        &mut self,
+        now: Instant,
+        socket: u16,
+        from: SocketAddr,
+        bytes: &mut [u8],
+    ) -> Result<(), Dropped> {
+        let id = match self.demux.verdict(socket, from, Kind::Dtls) {
+            Verdict::Known(id) | Verdict::Latched(id) | Verdict::Guest(id) => id,
+            Verdict::Closed => return Err(Dropped::Closed),
+            Verdict::Stranger => return Err(Dropped::Stranger),
+        };
+        let taken = self.guard(now, id, |call, turn| call.link.handle(turn, from, bytes));
+        self.settle(now, id);
+        match taken {
+            Some(Taken::Refused(why)) => Err(Dropped::by_link(why)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What of a packet of media helps to tell its call. Its padding is not looked at: it may be
+/// encrypted.
+fn kind_of(bytes: &[u8]) -> Option<Kind> {
+    let [first, second, ..] = bytes else {
+        return None;
+    };
+    if (192..=223).contains(second) {
+        return Some(Kind::Rtcp);
+    }
+    let is_padded = first & 0x20 != 0;
+    let is_whole = is_padded || rtp::read(bytes).is_ok();
+    is_whole.then_some(Kind::Rtp(second & 0x7F))
+}

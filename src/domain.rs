@@ -1,6 +1,7 @@
 //! The words of the service, free of any protocol, database or clock.
 
 pub mod choice;
+mod message;
 mod registration;
 
 use std::fmt;
@@ -10,6 +11,9 @@ use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 use uuid::Uuid;
 
+pub use crate::domain::message::{
+    AudioFormat, Gap, Losses, MediaStage, Message, MissedCall, NewMessage, SetupTimes, StoredAudio,
+};
 pub use crate::domain::registration::{
     Account, Departure, DepartureCause, Grant, Registration, RegistrationState, Withdrawal,
 };
@@ -370,60 +374,6 @@ pub struct Subscriber {
     pub greeting: Option<String>,
     /// When the subscriber was added.
     pub created_at: Timestamp,
-}
-
-/// What is deposited: the facts of a finished recording whose audio is already durable.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NewMessage {
-    /// Chosen when the recording began.
-    pub id: MessageId,
-    /// Whose message it is.
-    pub subscriber: SubscriberId,
-    /// The called number, as resolved.
-    pub to: Msisdn,
-    /// The caller.
-    pub caller: Caller,
-    /// Why the call came to us.
-    pub reason: DivertReason,
-    /// When the recording began.
-    pub received_at: Timestamp,
-    /// Length of the audio.
-    pub duration_ms: u32,
-    /// Size of the stored audio.
-    pub size_bytes: u64,
-    /// SHA-256 of the stored audio, for the `ETag`.
-    pub sha256: [u8; 32],
-    /// What ended it.
-    pub ended_by: RecordingEnd,
-}
-
-/// A message as stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Message {
-    /// What was deposited.
-    pub facts: NewMessage,
-    /// Whether the subscriber has heard it.
-    pub read: bool,
-    /// Counts every change of the row; the base of `ETag` and `If-Match`.
-    pub version: i64,
-}
-
-/// A call that reached us and left no message.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MissedCall {
-    /// Same id space as messages: a recording that was too short keeps its id.
-    pub id: MessageId,
-    /// Whose mailbox was called.
-    pub subscriber: SubscriberId,
-    /// The caller.
-    pub caller: Caller,
-    /// Why the call came to us.
-    pub reason: DivertReason,
-    /// When.
-    pub received_at: Timestamp,
-    /// Why there is no message: `too-short`, `abandoned`, `mailbox-full`, `no-media`,
-    /// `interrupted`.
-    pub cause: String,
 }
 
 /// What is known of an API token; the secret itself is only known to its holder.

@@ -6,7 +6,7 @@
 //! syncs all folders up to the root.
 //!
 //! A key is the path of a file below the folder. Keys are made only here, and a recording's follows from
-//! its message's id alone: changing how would lose the recordings that are there.
+//! its message's id and format alone: changing how would lose the recordings that are there.
 
 use std::error::Error;
 use std::fs;
@@ -21,7 +21,10 @@ use futures_util::stream::{BoxStream, StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
 use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutPayload};
 
-use crate::domain::{MessageId, SubscriberId, Timestamp};
+use crate::domain::{AudioFormat, MessageId, SubscriberId, Timestamp};
+use crate::storage::conversions::Conversions;
+
+pub use crate::storage::conversions::{Made, Make};
 
 /// How often a folder that has been made may be empty, and so tidied away, before it is used.
 const TIDYING_RACES: u32 = 10;
@@ -79,11 +82,18 @@ impl BlobError {
 pub struct Blobs {
     store: LocalFileSystem,
     root: Arc<Path>,
+    conversions: Conversions,
 }
 
 impl Blobs {
-    /// Opens the folder; creates it, for this user only, where it is not there.
-    pub fn open(dir: &Path) -> Result<Self, BlobError> {
+    /// Opens the folder; creates it, for this user only, where it is not there. What is made of
+    /// recordings lies in a folder of its own, `conversions`, which is emptied: at most
+    /// `max_converted_bytes` of it.
+    pub fn open(
+        dir: &Path,
+        conversions: &Path,
+        max_converted_bytes: u64,
+    ) -> Result<Self, BlobError> {
         let failed = |attempted, source| BlobError::File {
             attempted,
             path: dir.into(),
@@ -98,19 +108,29 @@ impl Blobs {
             key: dir.display().to_string(),
             source,
         })?;
+        let conversions =
+            Conversions::open(conversions, max_converted_bytes).map_err(|source| {
+                BlobError::File {
+                    attempted: "empty the folder",
+                    path: conversions.into(),
+                    source,
+                }
+            })?;
         Ok(Self {
             store: store.with_fsync(true),
             root: root.into(),
+            conversions,
         })
     }
 
     /// The key of a message's recording. The folders are named by the hour at which it began, in
     /// UTC, which keeps them small and lets an operator find a day.
-    pub fn recording_key(id: MessageId) -> String {
+    pub fn recording_key(id: MessageId, format: AudioFormat) -> String {
         let [a, b, c, d, e, f, ..] = *id.as_bytes();
         let ms = i64::from_be_bytes([0, 0, a, b, c, d, e, f]);
         let hour = jiff::Timestamp::from_millisecond(ms).unwrap_or(jiff::Timestamp::MAX);
-        format!("recordings/{}/{id}.wav", hour.strftime("%Y-%m-%d/%H"))
+        let hour = hour.strftime("%Y-%m-%d/%H");
+        format!("recordings/{hour}/{id}.{}", format.extension())
     }
 
     /// A new key for a greeting of a subscriber. `chance` tells two uploads at one moment apart, so
@@ -180,14 +200,36 @@ impl Blobs {
         Ok(head.map_err(|source| failed("read", key, source))?.size)
     }
 
-    /// Deletes a blob, durably. One that is not there is as good as deleted.
+    /// What `make` makes of a blob, as the file that is called `kind`: made once, and kept while there
+    /// is room. What is made must follow from the blob and `kind` alone.
+    pub async fn converted(&self, key: &str, kind: &str, make: Make) -> Result<Made, BlobError> {
+        let (_, source) = self.locate(key)?;
+        let name = format!("{}.{kind}", stem(key));
+        let made = self.conversions.get(&name, source.clone(), make).await;
+        made.map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => BlobError::NotFound { key: key.into() },
+            _ => BlobError::File {
+                attempted: "convert",
+                path: source,
+                source: error,
+            },
+        })
+    }
+
+    /// Deletes a blob, durably, and what was made of it. One that is not there is as good as deleted.
     pub async fn delete(&self, key: &str) -> Result<(), BlobError> {
         let (location, path) = self.locate(key)?;
         match self.store.delete(&location).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
             Err(source) => return Err(failed("delete", key, source)),
         }
-        self.blocking("delete", path, sync_removal).await
+        let conversions = self.conversions.clone();
+        let stem = stem(key).to_owned();
+        self.blocking("delete", path, move |root, path| {
+            conversions.forget(&stem)?;
+            sync_removal(root, path)
+        })
+        .await
     }
 
     /// Proves that files can be written, by writing one and deleting it.
@@ -233,6 +275,12 @@ fn failed(attempted: &'static str, key: &str, source: object_store::Error) -> Bl
             source,
         },
     }
+}
+
+/// What tells a blob from all others: the name of its file without the ending.
+fn stem(key: &str) -> &str {
+    let name = key.rsplit('/').next().unwrap_or(key);
+    name.split('.').next().unwrap_or(name)
 }
 
 fn create_folder(dir: &Path) -> io::Result<()> {

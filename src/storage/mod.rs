@@ -5,6 +5,7 @@
 
 pub mod blob;
 pub mod changes;
+mod conversions;
 mod enrolment;
 pub mod sqlite;
 

@@ -1,12 +1,11 @@
 //! Stories of a box: messages deposited, listed, marked and deleted; missed calls.
 
 use aftertone::domain::{Caller, NewMessage};
-use aftertone::storage::blob::Blobs;
 use aftertone::storage::{Changed, Counts, DepositError, Deposited, MessageFilter};
 
 use crate::support::{
-    ALICE, BOB, HOUR_MS, START, Store, add, filled_box, ids, later, message, missed_call, nth,
-    page, queued_blobs, recordings,
+    ALICE, BOB, HOUR_MS, START, Store, add, filled_box, ids, key_of, later, message, missed_call,
+    nth, page, queued_blobs, recordings,
 };
 
 pub(crate) async fn a_deposited_message_is_there_with_one_notification(storage: Store) {
@@ -60,10 +59,7 @@ pub(crate) async fn a_deleted_message_does_not_come_back(storage: Store) {
             .await
             .unwrap()
     );
-    storage
-        .blob_deleted(&Blobs::recording_key(nth(0)))
-        .await
-        .unwrap();
+    storage.blob_deleted(&key_of(nth(0))).await.unwrap();
 
     // Its recording was still on disk, and recovery has just stored it once more.
     let again = storage.deposit(&message(alice, 0)).await.unwrap();
@@ -233,13 +229,7 @@ pub(crate) async fn deleting_a_message_queues_its_recording_and_drops_its_notifi
         [nth(1)]
     );
 
-    storage
-        .blob_deleted(&Blobs::recording_key(nth(0)))
-        .await
-        .unwrap();
-    storage
-        .blob_deleted(&Blobs::recording_key(nth(0)))
-        .await
-        .unwrap();
+    storage.blob_deleted(&key_of(nth(0))).await.unwrap();
+    storage.blob_deleted(&key_of(nth(0))).await.unwrap();
     assert!(queued_blobs(&storage).await.is_empty());
 }

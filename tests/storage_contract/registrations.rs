@@ -3,13 +3,12 @@
 use std::collections::HashSet;
 
 use aftertone::domain::{DepartureCause, Registration, RegistrationState, SubscriberId, Timestamp};
-use aftertone::storage::blob::Blobs;
 use aftertone::storage::{DepartureProgress, RegistrationChange};
 
 use crate::enrolment::{SIP_URI, sign_in, sign_in_at};
 use crate::support::{
-    ALICE, BOB, HOUR_MS, START, Store, add, filled_box, ids, later, message, new_subscriber, nth,
-    number, page, queued_blobs, recordings, token,
+    ALICE, BOB, HOUR_MS, START, Store, add, filled_box, ids, key_of, later, message,
+    new_subscriber, nth, number, page, queued_blobs, recordings, token,
 };
 
 const OF_HIS_OWN: DepartureCause = DepartureCause::Subscriber;
@@ -286,7 +285,7 @@ pub(crate) async fn who_has_nothing_at_the_core_leaves_without_a_trace(storage: 
     assert_eq!(left(&storage).await, 0);
     let files = queued_blobs(&storage).await;
     assert_eq!(files.len(), 2);
-    assert!(files.contains(&Blobs::recording_key(nth(0))));
+    assert!(files.contains(&key_of(nth(0))));
     assert_eq!(storage.message(alice, nth(0)).await.unwrap(), None);
     storage
         .add_subscribers(&[new_subscriber(ALICE)], START)

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use aftertone::domain::{
-    Caller, DivertReason, MessageId, MissedCall, Msisdn, NewMessage, Private, RecordingEnd,
-    SubscriberId, Timestamp, TokenId,
+    AudioFormat, Caller, DivertReason, Gap, Losses, MediaStage, MessageId, MissedCall, Msisdn,
+    NewMessage, Private, RecordingEnd, SetupTimes, StoredAudio, SubscriberId, Timestamp, TokenId,
 };
 use aftertone::storage::blob::Blobs;
 use aftertone::storage::{MessageFilter, NewSubscriber, NewToken, Storage};
@@ -46,11 +46,31 @@ pub(crate) fn message(subscriber: SubscriberId, n: u16) -> NewMessage {
         },
         reason: DivertReason::NoAnswer,
         received_at: later(i64::from(n) * 1000),
-        duration_ms: 4_000,
-        size_bytes: 64_044,
-        sha256: [n as u8; 32],
+        audio: StoredAudio {
+            format: AudioFormat::OggOpus,
+            codec: Some("PCMU,opus".into()),
+            sample_rate: 48_000,
+            samples: 4 * 48_000,
+            stored_bytes: 64_044,
+            sha256: [n as u8; 32],
+            losses: Losses::new([Gap {
+                at_ms: 500,
+                duration_ms: 60,
+            }]),
+        },
         ended_by: RecordingEnd::HangUp,
+        setup: SetupTimes {
+            answered_ms: Some(3),
+            ice_ms: Some(40),
+            first_rtp_in_ms: Some(55),
+            ..SetupTimes::default()
+        },
     }
+}
+
+/// Where the recording of such a message lies.
+pub(crate) fn key_of(id: MessageId) -> String {
+    Blobs::recording_key(id, AudioFormat::OggOpus)
 }
 
 pub(crate) fn missed_call(subscriber: SubscriberId, n: u16) -> MissedCall {
@@ -60,7 +80,8 @@ pub(crate) fn missed_call(subscriber: SubscriberId, n: u16) -> MissedCall {
         caller: Caller::default(),
         reason: DivertReason::Busy,
         received_at: later(i64::from(n) * 1000),
-        cause: "too-short".into(),
+        cause: "no-media".into(),
+        failed_stage: Some(MediaStage::Dtls),
     }
 }
 
@@ -132,7 +153,5 @@ pub(crate) async fn queued_blobs(storage: &Store) -> BTreeSet<String> {
 }
 
 pub(crate) fn recordings(of: impl IntoIterator<Item = u16>) -> BTreeSet<String> {
-    of.into_iter()
-        .map(|n| Blobs::recording_key(nth(n)))
-        .collect()
+    of.into_iter().map(|n| key_of(nth(n))).collect()
 }

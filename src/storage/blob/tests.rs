@@ -7,9 +7,14 @@ fn message_id(at_ms: i64) -> MessageId {
     MessageId::new(Timestamp::from_millis(at_ms), [7; 10])
 }
 
+/// In the folders below `dir`.
+fn open(dir: &Path) -> Result<Blobs, BlobError> {
+    Blobs::open(&dir.join("recordings"), &dir.join("conversions"), 1000)
+}
+
 fn blobs() -> (tempfile::TempDir, Blobs) {
     let dir = tempfile::tempdir().unwrap();
-    let blobs = Blobs::open(&dir.path().join("a/recordings")).unwrap();
+    let blobs = open(&dir.path().join("a")).unwrap();
     (dir, blobs)
 }
 
@@ -39,12 +44,15 @@ async fn collect(blobs: &Blobs, key: &str, range: Range<u64>) -> Vec<u8> {
 
 #[test]
 fn a_recording_lies_in_the_folder_of_its_hour() {
-    let key = Blobs::recording_key(message_id(1_795_403_093_120));
+    let key = Blobs::recording_key(message_id(1_795_403_093_120), AudioFormat::WavPcm);
     let (folder, name) = key.rsplit_once('/').unwrap();
     assert_eq!(folder, "recordings/2026-11-23/03");
     assert_eq!(name, format!("{}.wav", message_id(1_795_403_093_120)));
     // Any sixteen bytes are an id: also those whose time no calendar knows.
-    assert!(Blobs::recording_key(MessageId::from_bytes([0xff; 16])).ends_with(".wav"));
+    assert!(
+        Blobs::recording_key(MessageId::from_bytes([0xff; 16]), AudioFormat::WavPcmu)
+            .ends_with(".wav")
+    );
 }
 
 #[test]
@@ -115,7 +123,7 @@ async fn a_file_is_given_a_second_name_and_repeating_it_changes_nothing() {
     let (dir, blobs) = blobs();
     let spooled = dir.path().join("spooled");
     fs::write(&spooled, b"audio").unwrap();
-    let key = Blobs::recording_key(message_id(0));
+    let key = Blobs::recording_key(message_id(0), AudioFormat::OggOpus);
 
     for _ in 0..2 {
         blobs.put_file(&key, &spooled).await.unwrap();
@@ -233,7 +241,7 @@ async fn ping_leaves_nothing_and_fails_where_the_folder_is_gone() {
 fn a_folder_that_cannot_be_made_is_named() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("file"), b"").unwrap();
-    let error = Blobs::open(&dir.path().join("file/recordings")).unwrap_err();
+    let error = open(&dir.path().join("file")).unwrap_err();
     assert!(error.to_string().contains("file/recordings"), "{error}");
 }
 

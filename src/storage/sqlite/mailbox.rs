@@ -3,7 +3,8 @@
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use crate::domain::{
-    Message, MessageId, MissedCall, Msisdn, NewMessage, RecordingEnd, SubscriberId, Timestamp,
+    AudioFormat, Losses, MediaStage, Message, MessageId, MissedCall, Msisdn, NewMessage,
+    RecordingEnd, SetupTimes, StoredAudio, SubscriberId, Timestamp,
 };
 use crate::storage::blob::Blobs;
 use crate::storage::sqlite::outbox;
@@ -16,8 +17,8 @@ const NEWEST: [u8; 16] = [0xff; 16];
 pub(super) const INSERT_MESSAGE: &str = "
     INSERT INTO messages
         (id, subscriber_id, to_number, caller_number, caller_name, reason, received_at,
-         duration_ms, size_bytes, sha256, ended_by)
-    SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11
+         duration_ms, size_bytes, sha256, ended_by, format, codec, sample_rate, samples, losses, setup)
+    SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17
     WHERE EXISTS (SELECT 1 FROM subscribers WHERE id = ?2)
       AND NOT EXISTS (SELECT 1 FROM deleted_messages WHERE id = ?1)
     ON CONFLICT (id) DO NOTHING";
@@ -26,22 +27,22 @@ pub(super) const WAS_DELETED: &str = "SELECT EXISTS (SELECT 1 FROM deleted_messa
 pub(super) const HAS_SUBSCRIBER: &str = "SELECT EXISTS (SELECT 1 FROM subscribers WHERE id = ?1)";
 pub(super) const INSERT_MISSED_CALL: &str = "
     INSERT INTO missed_calls
-        (id, subscriber_id, caller_number, caller_name, reason, received_at, cause)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+        (id, subscriber_id, caller_number, caller_name, reason, received_at, cause, failed_stage)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
     ON CONFLICT (id) DO NOTHING";
 pub(super) const LIST: &str = "
     SELECT * FROM messages
     WHERE subscriber_id = ?1 AND id < ?2 AND (?3 IS NULL OR read = ?3)
     ORDER BY id DESC LIMIT ?4";
 pub(super) const FIND: &str = "SELECT * FROM messages WHERE id = ?1 AND subscriber_id = ?2";
-pub(super) const IS_IN_BOX: &str =
-    "SELECT EXISTS (SELECT 1 FROM messages WHERE id = ?1 AND subscriber_id = ?2)";
+pub(super) const RECORDING_IN_BOX: &str =
+    "SELECT id, format FROM messages WHERE id = ?1 AND subscriber_id = ?2";
 pub(super) const MARK: &str =
     "UPDATE messages SET read = ?2, version = version + 1 WHERE id = ?1 RETURNING *";
 pub(super) const DELETE: &str = "DELETE FROM messages WHERE id = ?1";
 pub(super) const BURY: &str =
     "INSERT INTO deleted_messages (id, deleted_at) VALUES (?1, ?2) ON CONFLICT (id) DO NOTHING";
-pub(super) const IDS: &str = "SELECT id FROM messages WHERE subscriber_id = ?1";
+pub(super) const RECORDINGS: &str = "SELECT id, format FROM messages WHERE subscriber_id = ?1";
 pub(super) const COUNTS: &str = "
     SELECT count(*) AS messages, count(*) FILTER (WHERE read = 0) AS unread,
            coalesce(sum(size_bytes), 0) AS bytes
@@ -65,7 +66,7 @@ pub(super) async fn deposit(
     let id = message.id.as_bytes().as_slice();
     let complete_at = message
         .received_at
-        .plus_millis(i64::from(message.duration_ms));
+        .plus_millis(i64::from(message.audio.duration_ms()));
     if insert_message(db, message).await? {
         outbox::queue_notification(db, message.id, complete_at).await?;
         return Ok(Some(Deposited::Stored));
@@ -77,7 +78,8 @@ pub(super) async fn deposit(
     {
         return Ok(Some(Deposited::AlreadyStored));
     }
-    outbox::queue_blob_deletion(db, &Blobs::recording_key(message.id), complete_at).await?;
+    let key = Blobs::recording_key(message.id, message.audio.format);
+    outbox::queue_blob_deletion(db, &key, complete_at).await?;
     let was_deleted: bool = sqlx::query_scalar(WAS_DELETED)
         .bind(id)
         .fetch_one(db)
@@ -86,7 +88,10 @@ pub(super) async fn deposit(
 }
 
 async fn insert_message(db: &mut SqliteConnection, new: &NewMessage) -> Result<bool, Failure> {
-    let size = i64::try_from(new.size_bytes).expect("no file is larger than eight exabytes");
+    let audio = &new.audio;
+    let size = i64::try_from(audio.stored_bytes).expect("no file is larger than eight exabytes");
+    let samples = i64::try_from(audio.samples).expect("no recording lasts millions of years");
+    let losses = (audio.losses.lost_ms > 0).then(|| json_of(&audio.losses));
     let done = sqlx::query(INSERT_MESSAGE)
         .bind(new.id.as_bytes().as_slice())
         .bind(new.subscriber.as_bytes().as_slice())
@@ -95,13 +100,23 @@ async fn insert_message(db: &mut SqliteConnection, new: &NewMessage) -> Result<b
         .bind(new.caller.name.as_ref().map(|name| name.0.as_str()))
         .bind(new.reason.as_str())
         .bind(new.received_at.as_millis())
-        .bind(new.duration_ms)
+        .bind(audio.duration_ms())
         .bind(size)
-        .bind(new.sha256.as_slice())
+        .bind(audio.sha256.as_slice())
         .bind(new.ended_by.as_str())
+        .bind(audio.format.as_str())
+        .bind(audio.codec.as_deref())
+        .bind(audio.sample_rate)
+        .bind(samples)
+        .bind(losses)
+        .bind(json_of(&new.setup))
         .execute(db)
         .await?;
     Ok(done.rows_affected() == 1)
+}
+
+fn json_of(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).expect("numbers can be written as JSON")
 }
 
 /// False where the subscriber is gone.
@@ -125,6 +140,7 @@ pub(super) async fn deposit_missed_call(
         .bind(call.reason.as_str())
         .bind(call.received_at.as_millis())
         .bind(call.cause.as_str())
+        .bind(call.failed_stage.map(MediaStage::as_str))
         .execute(db)
         .await?;
     Ok(true)
@@ -190,24 +206,26 @@ pub(super) async fn delete(
     id: MessageId,
     now: Timestamp,
 ) -> Result<bool, Failure> {
-    let there: bool = sqlx::query_scalar(IS_IN_BOX)
+    let there = sqlx::query(RECORDING_IN_BOX)
         .bind(id.as_bytes().as_slice())
         .bind(subscriber.as_bytes().as_slice())
-        .fetch_one(&mut *db)
+        .fetch_optional(&mut *db)
         .await?;
-    if there {
-        bury(db, id, now).await?;
+    if let Some(row) = &there {
+        bury(db, row, now).await?;
     }
-    Ok(there)
+    Ok(there.is_some())
 }
 
-/// Deletes the row, queues its recording, and remembers the id, so that it never comes back.
+/// Deletes the message whose id and format `row` holds, queues its recording, and remembers the id, so
+/// that it never comes back.
 pub(super) async fn bury(
     db: &mut SqliteConnection,
-    id: MessageId,
+    row: &SqliteRow,
     now: Timestamp,
 ) -> Result<(), Failure> {
-    outbox::queue_blob_deletion(db, &Blobs::recording_key(id), now).await?;
+    queue_recording(db, row, now).await?;
+    let id = message_id_of(row)?;
     let id = id.as_bytes().as_slice();
     sqlx::query(BURY)
         .bind(id)
@@ -240,13 +258,12 @@ pub(super) async fn queue_all_recordings(
     subscriber: SubscriberId,
     now: Timestamp,
 ) -> Result<(), Failure> {
-    let rows = sqlx::query(IDS)
+    let rows = sqlx::query(RECORDINGS)
         .bind(subscriber.as_bytes().as_slice())
         .fetch_all(&mut *db)
         .await?;
     for row in &rows {
-        let id = message_id_of(row)?;
-        outbox::queue_blob_deletion(db, &Blobs::recording_key(id), now).await?;
+        queue_recording(db, row, now).await?;
     }
     Ok(())
 }
@@ -290,6 +307,42 @@ pub(super) fn message_id_of(row: &SqliteRow) -> Result<MessageId, Failure> {
     ))
 }
 
+/// Queues for deletion the recording of the message whose id and format `row` holds. A row gone bad is no
+/// reason to keep it.
+async fn queue_recording(
+    db: &mut SqliteConnection,
+    row: &SqliteRow,
+    now: Timestamp,
+) -> Result<(), Failure> {
+    let id = message_id_of(row)?;
+    let formats = match format_of(&Record::new("message", row)) {
+        Ok(format) => vec![format],
+        Err(_) => AudioFormat::ALL.to_vec(),
+    };
+    for format in formats {
+        outbox::queue_blob_deletion(db, &Blobs::recording_key(id, format), now).await?;
+    }
+    Ok(())
+}
+
+fn format_of(row: &Record<'_>) -> Result<AudioFormat, Failure> {
+    AudioFormat::from_name(&row.text("format")?).ok_or_else(|| row.corrupt("format"))
+}
+
+fn audio_of(row: &Record<'_>) -> Result<StoredAudio, Failure> {
+    let stored_bytes: u64 = row.integer("size_bytes")?;
+    let samples = row.optional_integer("samples")?;
+    Ok(StoredAudio {
+        format: format_of(row)?,
+        codec: row.optional_text("codec")?,
+        sample_rate: row.integer("sample_rate")?,
+        samples: samples.unwrap_or_else(|| StoredAudio::samples_of_wav(stored_bytes)),
+        stored_bytes,
+        sha256: row.bytes("sha256")?,
+        losses: row.json::<Losses>("losses")?.unwrap_or_default(),
+    })
+}
+
 fn message_of(row: &SqliteRow) -> Result<Message, Failure> {
     let id = message_id_of(row)?;
     let row = Record::new("message", row);
@@ -302,10 +355,9 @@ fn message_of(row: &SqliteRow) -> Result<Message, Failure> {
             caller: row.caller()?,
             reason: row.reason()?,
             received_at: row.time("received_at")?,
-            duration_ms: row.integer("duration_ms")?,
-            size_bytes: row.integer("size_bytes")?,
-            sha256: row.bytes("sha256")?,
+            audio: audio_of(&row)?,
             ended_by: ended_by.ok_or_else(|| row.corrupt("ended_by"))?,
+            setup: row.json::<SetupTimes>("setup")?.unwrap_or_default(),
         },
         read: row.flag("read")?,
         version: row.integer("version")?,
@@ -314,6 +366,9 @@ fn message_of(row: &SqliteRow) -> Result<Message, Failure> {
 
 fn missed_call_of(row: &SqliteRow) -> Result<MissedCall, Failure> {
     let row = Record::new("missed call", row);
+    let failed_stage = row.optional_text("failed_stage")?;
+    let failed_stage = failed_stage.map(|name| MediaStage::from_name(&name).ok_or(()));
+    let failed_stage = failed_stage.transpose();
     Ok(MissedCall {
         id: MessageId::from_bytes(row.bytes("id")?),
         subscriber: SubscriberId::from_bytes(row.bytes("subscriber_id")?),
@@ -321,5 +376,9 @@ fn missed_call_of(row: &SqliteRow) -> Result<MissedCall, Failure> {
         reason: row.reason()?,
         received_at: row.time("received_at")?,
         cause: row.text("cause")?,
+        failed_stage: failed_stage.map_err(|()| row.corrupt("failed_stage"))?,
     })
 }
+
+#[cfg(test)]
+mod tests;

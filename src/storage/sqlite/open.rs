@@ -27,6 +27,11 @@ pub(super) const MIGRATIONS: &[(i64, &str, &str)] = &[
         "enrolment",
         include_str!("../../../migrations/0002_enrolment.sql"),
     ),
+    (
+        3,
+        "audio",
+        include_str!("../../../migrations/0003_audio.sql"),
+    ),
 ];
 
 /// Why the database could not be opened.

@@ -20,8 +20,9 @@ pub(super) const QUEUE_BLOB: &str = "
 pub(super) const BLOBS: &str =
     "SELECT key FROM blob_deletions WHERE due_at <= ?1 ORDER BY id LIMIT ?2";
 pub(super) const BLOB_DELETED: &str = "DELETE FROM blob_deletions WHERE key = ?1";
-pub(super) const OLD_MESSAGES: &str =
-    "SELECT id, subscriber_id FROM messages WHERE received_at < ?1 ORDER BY received_at LIMIT ?2";
+pub(super) const OLD_MESSAGES: &str = "
+    SELECT id, subscriber_id, format FROM messages
+    WHERE received_at < ?1 ORDER BY received_at LIMIT ?2";
 pub(super) const EXPIRE_MISSED_CALLS: &str = "
     DELETE FROM missed_calls WHERE id IN
         (SELECT id FROM missed_calls WHERE received_at < ?1 ORDER BY received_at LIMIT ?2)";
@@ -117,7 +118,7 @@ pub(super) async fn expire(
     let mut messages = Vec::with_capacity(old.len());
     for row in &old {
         let id = mailbox::message_id_of(row)?;
-        mailbox::bury(db, id, now).await?;
+        mailbox::bury(db, row, now).await?;
         let subscriber = Record::new("message", row).bytes("subscriber_id")?;
         messages.push((SubscriberId::from_bytes(subscriber), id));
     }

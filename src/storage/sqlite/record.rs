@@ -1,5 +1,6 @@
 //! Rows to domain words, with an error that says which column of which row cannot be read.
 
+use serde::de::DeserializeOwned;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
@@ -137,6 +138,14 @@ impl<'r> Record<'r> {
         let value: Option<i64> = self.get(column)?;
         value
             .map(T::try_from)
+            .transpose()
+            .map_err(|_| self.corrupt(column))
+    }
+
+    /// A column that holds JSON.
+    pub(super) fn json<T: DeserializeOwned>(&self, column: &str) -> Result<Option<T>, Failure> {
+        let text: Option<&str> = self.get(column)?;
+        text.map(serde_json::from_str)
             .transpose()
             .map_err(|_| self.corrupt(column))
     }

@@ -10,7 +10,9 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Row};
 
 use super::open::MIGRATIONS;
 use super::*;
-use crate::domain::{Caller, DivertReason, Private, RecordingEnd};
+use crate::domain::{
+    AudioFormat, Caller, DivertReason, Losses, Private, RecordingEnd, SetupTimes, StoredAudio,
+};
 
 const START: Timestamp = Timestamp::from_millis(1_795_403_093_120);
 const SHORT: Duration = Duration::from_millis(200);
@@ -67,10 +69,17 @@ fn message(subscriber: SubscriberId, n: u8) -> NewMessage {
         caller: Caller::default(),
         reason: DivertReason::Busy,
         received_at: START,
-        duration_ms: 1000,
-        size_bytes: 16_044,
-        sha256: [0; 32],
+        audio: StoredAudio {
+            format: AudioFormat::WavPcm,
+            codec: None,
+            sample_rate: 8000,
+            samples: 8000,
+            stored_bytes: 16_044,
+            sha256: [0; 32],
+            losses: Losses::default(),
+        },
         ended_by: RecordingEnd::Limit,
+        setup: SetupTimes::default(),
     }
 }
 
@@ -407,15 +416,14 @@ async fn a_row_gone_bad_is_named_and_the_others_stay_readable() {
         storage.deposit(message).await.unwrap();
     }
     let mut stranger = stranger(&path).await;
+    // From what is read last to what is read first.
     for (column, spoil) in [
         (
             "ended_by",
             "UPDATE messages SET ended_by = 'magic' WHERE id = ?1",
         ),
-        (
-            "duration_ms",
-            "UPDATE messages SET duration_ms = -1 WHERE id = ?1",
-        ),
+        ("losses", "UPDATE messages SET losses = '{' WHERE id = ?1"),
+        ("format", "UPDATE messages SET format = 'mp3' WHERE id = ?1"),
         ("reason", "UPDATE messages SET reason = '' WHERE id = ?1"),
         (
             "to_number",
@@ -469,11 +477,11 @@ async fn no_statement_reads_a_whole_table() {
         mailbox::INSERT_MISSED_CALL,
         mailbox::LIST,
         mailbox::FIND,
-        mailbox::IS_IN_BOX,
+        mailbox::RECORDING_IN_BOX,
         mailbox::MARK,
         mailbox::DELETE,
         mailbox::BURY,
-        mailbox::IDS,
+        mailbox::RECORDINGS,
         mailbox::COUNTS,
         mailbox::MISSED_CALLS,
         departures::HOLDER,

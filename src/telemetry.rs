@@ -186,8 +186,10 @@ metrics_list! {
     CALLS = "aftertone_calls_total", Kind::Counter, Count, ["outcome", "reason"];
     /// Calls under way.
     CALLS_NOW = "aftertone_calls", Kind::Gauge, Count, [];
-    /// Time from the INVITE until the call was admitted, and until it was answered.
+    /// Time from the INVITE until a stage of the call: answered, ice, dtls, first-rtp-in, first-rtp-out.
     CALL_SETUP = "aftertone_call_setup_seconds", Kind::Histogram(QUICK), Seconds, ["stage"];
+    /// Calls that left no message because the caller's media never came, by what did not come about: ice, dtls, rtp.
+    CALLS_WITHOUT_MEDIA = "aftertone_calls_without_media_total", Kind::Counter, Count, ["stage"];
     /// Calls by the rule that found their mailbox: request-uri, target, p-called-party-id, history-info, diversion, to, none.
     MAILBOX_RULES = "aftertone_mailbox_rule_total", Kind::Counter, Count, ["rule"];
     /// Length of the recordings that were taken.
@@ -274,6 +276,8 @@ metrics_list! {
     HTTP_REQUESTS = "aftertone_http_requests_total", Kind::Counter, Count, ["route", "status"];
     /// Time to answer an HTTP request, by route template.
     HTTP_TIME = "aftertone_http_request_seconds", Kind::Histogram(QUICK), Seconds, ["route"];
+    /// Time to make a WAV of an Opus recording, or the other way round, for who asked for it.
+    CONVERSION_TIME = "aftertone_conversion_seconds", Kind::Histogram(QUICK), Seconds, [];
     /// Event streams that are open.
     EVENT_STREAMS = "aftertone_event_streams", Kind::Gauge, Count, [];
 }

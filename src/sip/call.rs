@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::OnceLock;
+use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
@@ -25,12 +26,18 @@ pub struct IncomingCall {
     pub(crate) request: Box<Request>,
     pub(crate) flow: Flow,
     pub(crate) offer: Option<Bytes>,
+    pub(crate) received: Instant,
 }
 
 impl IncomingCall {
     /// The INVITE.
     pub fn request(&self) -> &Request {
         &self.request
+    }
+
+    /// When the INVITE came.
+    pub fn received(&self) -> Instant {
+        self.received
     }
 
     /// The address that the INVITE came from.
@@ -346,7 +353,8 @@ pub(crate) enum CallEvent {
 #[derive(Debug)]
 pub(crate) struct Line {
     pub(crate) call: CallHandle,
-    pub(crate) events: mpsc::Receiver<CallEvent>,
+    /// Boxed, since a channel has room for many from the beginning, and a call has few.
+    pub(crate) events: mpsc::Receiver<Box<CallEvent>>,
     pub(crate) end: Arc<OnceLock<DialogEnd>>,
     pub(crate) last_word: Option<oneshot::Sender<LastWord>>,
     pub(crate) commands: mpsc::Sender<Command>,
@@ -358,7 +366,7 @@ impl Line {
     /// The next event, or why there is none any more.
     async fn next(&mut self) -> Result<CallEvent, DialogEnd> {
         match self.events.recv().await {
-            Some(event) => Ok(event),
+            Some(event) => Ok(*event),
             None => Err(self
                 .end
                 .get()

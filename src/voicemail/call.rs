@@ -1,10 +1,8 @@
 //! The script of one call: greet, beep, record, deposit. Read `take_call` from the top.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -12,7 +10,8 @@ use tracing::{Instrument, Span, warn};
 
 use crate::domain::{Mailbox, MessageId, RecordingEnd};
 use crate::media::Chunk;
-use crate::media::audio::{Prompt, SAMPLE_RATE};
+use crate::media::audio::{Prompt, TICK_RATE};
+use crate::media::sdp::NegotiationError;
 use crate::sip::message::{HeaderName, HeaderValue, StatusCode};
 use crate::sip::{AnswerError, IncomingCall};
 use crate::storage::StorageError;
@@ -24,6 +23,7 @@ use crate::voicemail::deposit::{Kept, Taking};
 use crate::voicemail::facts::{CallFacts, Rule};
 use crate::voicemail::policy::{self, Limits, Plan};
 use crate::voicemail::spool::{MissedCause, SpoolEnd, SpoolFacts};
+use crate::voicemail::stages::Stages;
 
 /// A mailbox is looked up within this, or the call is refused: the core then serves the caller.
 const LOOKUP_DEADLINE: Duration = Duration::from_secs(3);
@@ -108,7 +108,7 @@ impl Refusal {
             Self::NoMailbox(_) => "no-mailbox",
             Self::Storage(_) | Self::StorageTooSlow => DATABASE,
             Self::Spool(_) => DISK,
-            Self::Media(Refused::Unreadable(_)) => "bad-offer",
+            Self::Media(Refused::NotAcceptable(NegotiationError::Unreadable(_))) => "bad-offer",
             Self::Media(Refused::NotAcceptable(_)) => "no-common-media",
             Self::Media(Refused::NoSession(_)) => NO_SESSION,
         }
@@ -138,7 +138,7 @@ impl Refusal {
 /// A call that can be answered: everything that may refuse it has agreed.
 struct Admitted {
     plan: Plan,
-    mailbox: Mailbox,
+    language: String,
     conversation: Unanswered,
     taking: Taking,
     greeting: Arc<Prompt>,
@@ -146,65 +146,70 @@ struct Admitted {
 
 /// Takes one call from its INVITE to its outcome. `stop` ends the call at once and keeps what was
 /// said.
+///
+/// A call that is listened to is all that most tasks hold most of the time: what comes before and
+/// after is boxed, so that it takes no memory meanwhile.
 pub(crate) async fn take_call(
     incoming: IncomingCall,
     service: Arc<Service>,
     stop: CancellationToken,
 ) -> CallOutcome {
-    let began = Instant::now();
-    let facts = CallFacts::read(incoming.request(), &service.numbering);
-    let (offer, peer) = (incoming.offer().cloned(), incoming.peer().ip());
+    let mut stages = Stages::new(incoming.received());
     let Admitted {
         plan,
-        mailbox,
+        language,
         conversation,
         taking,
         greeting,
-    } = match admit(&service, &facts, offer.as_ref(), peer).await {
+    } = match Box::pin(admit(&service, &incoming)).await {
         Ok(admitted) => admitted,
         Err(refusal) => return refusal.reject(incoming),
     };
-    note_stage("admitted", began);
-    let dialog = match incoming.answer(conversation.local_description()).await {
+    let dialog = match Box::pin(incoming.answer(conversation.local_description())).await {
         Ok(dialog) => dialog,
         Err(AnswerError::Cancelled) => {
-            missed(taking, MissedCause::Abandoned).await;
+            Box::pin(missed(taking, MissedCause::Abandoned, &stages)).await;
             return CallOutcome::Cancelled;
         }
-        Err(AnswerError::Gone) => return missed(taking, MissedCause::Interrupted).await,
+        Err(AnswerError::Gone) => {
+            return Box::pin(missed(taking, MissedCause::Interrupted, &stages)).await;
+        }
     };
-    note_stage("answered", began);
-    let mut talk = conversation.answered(dialog, stop);
-    talk.play(greeting);
+    stages.answered(now());
+    let mut talk = conversation.answered(dialog, stages, stop);
+    talk.play(greeting).await;
     if let Some(cause) = greet(&mut talk).await {
+        let stages = *talk.stages();
+        let cause = stages.cause(cause, now());
         talk.bye(cause.as_str());
-        return missed(taking, cause).await;
+        return Box::pin(missed(taking, cause, &stages)).await;
     }
     match plan {
         Plan::TakeMessage { limits, .. } => {
-            take_message(talk, taking, limits, &service, &mailbox.language).await
+            Box::pin(take_message(talk, taking, limits, &service, &language)).await
         }
         _ => {
+            let stages = *talk.stages();
             talk.bye(MissedCause::MailboxFull.as_str());
-            missed(taking, MissedCause::MailboxFull).await
+            Box::pin(missed(taking, MissedCause::MailboxFull, &stages)).await
         }
     }
 }
 
-fn note_stage(stage: &'static str, began: Instant) {
-    metrics::histogram!(telemetry::CALL_SETUP, "stage" => stage).record(began.elapsed());
+fn now() -> std::time::Instant {
+    Instant::now().into_std()
 }
 
 /// Everything that can refuse the call happens here, before it is answered.
-async fn admit(
-    service: &Arc<Service>,
-    facts: &CallFacts,
-    offer: Option<&Bytes>,
-    peer: IpAddr,
-) -> Result<Admitted, Refusal> {
+async fn admit(service: &Arc<Service>, incoming: &IncomingCall) -> Result<Admitted, Refusal> {
+    let facts = &CallFacts::read(incoming.request(), &service.numbering);
+    let (offer, peer) = (incoming.offer(), incoming.peer().ip());
     let numbers = facts.numbers();
     let lookup = service.storage.mailbox_of_first(&numbers);
-    let mailbox = match tokio::time::timeout(LOOKUP_DEADLINE, lookup).await {
+    let lookup = tokio::time::timeout(LOOKUP_DEADLINE, lookup);
+    // Each waits for a thread of its own: they do so together.
+    let (found, negotiated) = tokio::join!(lookup, Conversation::negotiate(offer, peer, service));
+    let mailbox = match found {
         Ok(found) => found.map_err(Refusal::Storage)?,
         Err(_) => return Err(Refusal::StorageTooSlow),
     };
@@ -216,9 +221,7 @@ async fn admit(
     metrics::counter!(telemetry::MAILBOX_RULES, "rule" => rule).increment(1);
     Span::current().record("rule", rule);
     let mailbox = mailbox.ok_or(Refusal::NoMailbox(numbers.len()))?;
-    let conversation = Conversation::negotiate(offer, peer, &service.engine, service.random())
-        .await
-        .map_err(Refusal::Media)?;
+    let conversation = negotiated.map_err(Refusal::Media)?;
     let greeting = match &plan {
         Plan::TakeMessage { greeting, .. } => {
             service
@@ -233,7 +236,7 @@ async fn admit(
         .map_err(Refusal::Spool)?;
     Ok(Admitted {
         plan,
-        mailbox,
+        language: mailbox.language,
         conversation,
         taking,
         greeting,
@@ -287,33 +290,36 @@ async fn take_message(
 ) -> CallOutcome {
     // The recording starts with the beep, so that a caller who does not wait for it is heard.
     let chunks = talk.record(&limits);
-    talk.play(service.prompts.beep());
-    let writer = service
-        .tasks
-        .spawn(write(chunks, taking).instrument(Span::current()));
+    talk.play(service.prompts.beep()).await;
+    let write = write(chunks, taking).instrument(Span::current());
+    let writer = service.tasks.spawn_on(write, service.deposits.disk());
     let ended_by = until_it_ends(&mut talk).await;
     let summary = talk.stop_recording().await;
     let Ok(taking) = writer.await else {
         return CallOutcome::Failed("recording-task");
     };
 
-    let samples = summary.keep_samples.min(taking.samples());
+    let ticks = summary.keep_ticks.min(taking.ticks());
+    let stages = *talk.stages();
     let missed = if limits.is_message(Duration::from_millis(summary.speech_ms)) {
         None
-    } else if ended_by == RecordingEnd::MediaTimeout && samples == 0 {
+    } else if ended_by == RecordingEnd::MediaTimeout && ticks == 0 {
         Some(MissedCause::NoMedia)
     } else {
-        Some(MissedCause::TooShort)
+        Some(stages.cause(MissedCause::TooShort, now()))
     };
     metrics::histogram!(telemetry::RECORDING, "ended_by" => ended_by.as_str())
-        .record(samples as f64 / f64::from(SAMPLE_RATE));
+        .record(ticks as f64 / f64::from(TICK_RATE));
     let end = SpoolEnd {
         ended_by,
-        samples,
+        ticks,
         missed,
+        failed_stage: missed.and_then(|cause| stages.blame(cause)),
+        setup: stages.times(),
     };
     let goodbye = talk.say_goodbye(ended_by, service.prompts.thank_you(language));
-    match tokio::join!(taking.deposit(end), goodbye).0 {
+    let deposited = async { tokio::join!(taking.deposit(end), goodbye).0 };
+    match Box::pin(deposited).await {
         Ok(Kept::Message) => CallOutcome::Deposited(ended_by),
         Ok(Kept::MissedCall) => {
             CallOutcome::Missed(missed.unwrap_or(MissedCause::TooShort).as_str())
@@ -323,12 +329,11 @@ async fn take_message(
     }
 }
 
-/// Writes what is recorded into the spool. Chunks that are not taken end the recording.
+/// Writes what is recorded into the spool, on the thread that may wait for the disk. Chunks that are not taken end
+/// the recording.
 async fn write(mut chunks: mpsc::Receiver<Chunk>, mut taking: Taking) -> Taking {
     while let Some(chunk) = chunks.recv().await {
-        let written;
-        (taking, written) = taking.append(chunk.samples).await;
-        if let Err(error) = written {
+        if let Err(error) = taking.append(&chunk) {
             let error = &error as &dyn std::error::Error;
             warn!(error, "The recording ends: the disk takes no more");
             break;
@@ -351,13 +356,30 @@ async fn until_it_ends(talk: &mut Conversation) -> RecordingEnd {
 }
 
 /// The call left no message; the subscriber will see that somebody called.
-async fn missed(taking: Taking, cause: MissedCause) -> CallOutcome {
+async fn missed(taking: Taking, cause: MissedCause, stages: &Stages) -> CallOutcome {
     let end = SpoolEnd {
         ended_by: RecordingEnd::HangUp,
-        samples: 0,
+        ticks: 0,
         missed: Some(cause),
+        failed_stage: stages.blame(cause),
+        setup: stages.times(),
     };
     // A failure has been logged, and the recovery tries again.
     let _kept = taking.deposit(end).await;
     CallOutcome::Missed(cause.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_task<A, B, C, F: Future>(_: impl Fn(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn the_task_of_a_call_is_small() {
+        let size = size_of_task(take_call);
+        assert!(size <= 2_048, "{size} bytes");
+    }
 }

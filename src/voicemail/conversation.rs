@@ -3,7 +3,7 @@
 //! Offers and answers go between the dialog and the media session here, and whatever happens on
 //! either side becomes one [`Step`].
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,19 +11,17 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{Span, debug};
 
 use crate::domain::RecordingEnd;
 use crate::media::audio::Prompt;
-use crate::media::sdp::{
-    self, MediaParams, Negotiated, NegotiationError, Offer, Preferences, SdpError, SessionVersion,
-};
-use crate::media::{
-    self, Chunk, Engine, MediaEvent, OpenError, RecordLimits, RecordingSummary, Session,
-};
+use crate::media::sdp::{Exchange, MediaParams, NegotiationError, Opening};
+use crate::media::{self, Chunk, MediaEvent, OpenError, RecordLimits, RecordingSummary, Session};
 use crate::sip::message::StatusCode;
 use crate::sip::{Dialog, DialogEnd, DialogEvent, OfferReply, Reason};
+use crate::voicemail::Service;
 use crate::voicemail::policy::Limits;
+use crate::voicemail::stages::Stages;
 
 /// What the caller said so long before the beep is kept, where he was still speaking at the beep.
 const PREROLL: Duration = Duration::from_secs(2);
@@ -39,10 +37,7 @@ const GOODBYE_LONGEST: Duration = Duration::from_secs(10);
 /// Why no media was agreed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refused {
-    /// The offer is no session description.
-    #[error("the offer cannot be read")]
-    Unreadable(#[source] SdpError),
-    /// Nothing in it that we can take.
+    /// It cannot be read, or there is nothing in it that we can take.
     #[error("nothing in the offer can be taken")]
     NotAcceptable(#[source] NegotiationError),
     /// No media session could be opened.
@@ -69,30 +64,21 @@ pub(crate) enum Step {
 
 /// Media agreed on, the call not yet answered.
 pub(crate) struct Unanswered {
-    session: Session,
-    description: Description,
+    session: Box<Session>,
+    exchange: Box<Exchange>,
     local: Bytes,
 }
 
 /// An answered call.
 pub(crate) struct Conversation {
     dialog: Dialog,
-    session: Session,
-    description: Description,
+    session: Box<Session>,
+    exchange: Box<Exchange>,
+    stages: Stages,
+    /// What was queued so far. It may still be playing when the codec changes.
+    prompts: Vec<Arc<Prompt>>,
     stop: CancellationToken,
     give_up_at: Instant,
-    is_recording: bool,
-}
-
-/// Our side of the session description.
-struct Description {
-    address: SocketAddr,
-    version: SessionVersion,
-    preferences: Preferences,
-    /// The offer of ours that waits for its answer.
-    offered: Option<Bytes>,
-    /// Keys are agreed on as telephone-events, and an INFO would tell them twice.
-    keys_in_media: bool,
 }
 
 impl Conversation {
@@ -101,39 +87,24 @@ impl Conversation {
     pub(crate) async fn negotiate(
         offer: Option<&Bytes>,
         peer: IpAddr,
-        engine: &Engine,
-        session_id: u64,
+        service: &Service,
     ) -> Result<Unanswered, Refused> {
-        let version = SessionVersion::first(session_id);
-        let mut preferences = Preferences::default();
-        let negotiated = offer
-            .map(|offer| read_offer(offer, &preferences))
-            .transpose()?;
-        let params = match &negotiated {
-            Some(negotiated) => {
-                preferences.keep = Some(negotiated.media.codec);
-                negotiated.media
+        let engine = &service.engine;
+        let (preferences, identity) = (service.preferences.clone(), engine.identity());
+        let opening = match offer {
+            Some(offer) => {
+                Opening::answering(offer, preferences, identity).map_err(Refused::NotAcceptable)?
             }
-            None => MediaParams::of_offer(&preferences),
+            None => Opening::offering(preferences, identity),
         };
         let session = engine
-            .open_from(&params, Some(peer))
+            .open_from(opening.media(), Some(peer))
             .await
             .map_err(Refused::NoSession)?;
-        let mut description = Description {
-            address: session.local_addr(),
-            version,
-            preferences,
-            offered: None,
-            keys_in_media: negotiated.is_some() && params.telephone_event.is_some(),
-        };
-        let local = match &negotiated {
-            Some(negotiated) => negotiated.answer(description.address, version),
-            None => description.offer(),
-        };
+        let (exchange, local) = opening.at(session.local_addr(), service.random());
         Ok(Unanswered {
-            session,
-            description,
+            session: Box::new(session),
+            exchange: Box::new(exchange),
             local,
         })
     }
@@ -146,12 +117,13 @@ impl Conversation {
                 biased;
                 () = self.stop.cancelled() => return Step::Interrupted,
                 event = self.dialog.next_event() => {
-                    if let Some(step) = self.on_dialog(event) {
+                    // Rare, and larger than what a call is most of the time.
+                    if let Some(step) = Box::pin(self.on_dialog(event)).await {
                         return step;
                     }
                 }
                 event = self.session.next_event() => {
-                    if let Some(step) = on_media(event) {
+                    if let Some(step) = self.on_media(event) {
                         return step;
                     }
                 }
@@ -160,7 +132,7 @@ impl Conversation {
         }
     }
 
-    fn on_dialog(&mut self, event: DialogEvent) -> Option<Step> {
+    async fn on_dialog(&mut self, event: DialogEvent) -> Option<Step> {
         match event {
             DialogEvent::Ended(DialogEnd::ByeReceived) => return Some(Step::HungUp),
             DialogEvent::Ended(end) => {
@@ -168,37 +140,93 @@ impl Conversation {
                 return Some(Step::Interrupted);
             }
             DialogEvent::Offer { offer, reply } => {
-                self.description.on_offer(offer, reply, &mut self.session);
+                self.on_offer(offer.as_deref(), reply).await;
             }
             DialogEvent::Confirmed {
                 answer: Some(answer),
             } => {
-                if let Err(error) = self.description.on_answer(&answer, &mut self.session) {
-                    debug!(%error, "The call ends: the caller's answer cannot be taken");
-                    self.dialog
-                        .send_bye(Some(Reason::sip(488, "Not Acceptable Here")));
+                self.on_answer(&answer).await;
+            }
+            DialogEvent::Info { content_type, body } => {
+                if let Some(key) = key_of_info(&content_type, &body) {
+                    self.session.signalled_digit(key);
                 }
             }
-            DialogEvent::Info { content_type, body } if !self.description.keys_in_media => {
-                return key_of_info(&content_type, &body).map(|key| self.on_key(key));
-            }
-            // The same key comes with the media too.
-            DialogEvent::Info { .. } | DialogEvent::Confirmed { answer: None } => {}
+            DialogEvent::Confirmed { answer: None } => {}
         }
         None
     }
 
-    /// A key that came by signalling; those in the media are handled where the media are.
-    const fn on_key(&self, key: char) -> Step {
-        if self.is_recording && key == END_KEY {
-            Step::RecordingEnded(RecordingEnd::Digit)
-        } else {
-            Step::Digit(key)
+    /// A re-INVITE or UPDATE: hold, resume, a new address, or no description at all.
+    async fn on_offer(&mut self, offer: Option<&[u8]>, reply: OfferReply) {
+        let Some(offer) = offer else {
+            return reply.accept(self.exchange.offer());
+        };
+        match self.exchange.on_offer(offer) {
+            Ok((params, answer)) => {
+                self.update(&params).await;
+                reply.accept(answer);
+            }
+            Err(error) => {
+                let refused = Refused::NotAcceptable(error);
+                debug!(
+                    error = &refused as &dyn std::error::Error,
+                    "A new offer is refused"
+                );
+                reply.reject(refused.status());
+            }
         }
     }
 
+    /// The answer to an offer of ours.
+    async fn on_answer(&mut self, answer: &[u8]) {
+        match self.exchange.on_answer(answer) {
+            Ok(Some(params)) => self.update(&params).await,
+            Ok(None) => {}
+            Err(error) => {
+                debug!(%error, "The call ends: the caller's answer cannot be taken");
+                self.dialog
+                    .send_bye(Some(Reason::sip(488, "Not Acceptable Here")));
+            }
+        }
+    }
+
+    /// Puts the media to what was agreed on. What plays goes on in the new codec.
+    async fn update(&mut self, params: &MediaParams) {
+        media::prepare(&self.prompts, params.codec).await;
+        self.session.update(params);
+        self.stages.agreed(params);
+    }
+
+    fn on_media(&mut self, event: MediaEvent) -> Option<Step> {
+        match event {
+            MediaEvent::Played => Some(Step::Played),
+            MediaEvent::Digit(digit) => Some(Step::Digit(digit)),
+            MediaEvent::RecordingEnded(end) => Some(Step::RecordingEnded(ended_by(end))),
+            MediaEvent::MediaTimeout { .. } => Some(Step::MediaLost),
+            MediaEvent::LinkFailed { reason, .. } => {
+                Span::current().record("error", reason);
+                Some(Step::MediaLost)
+            }
+            MediaEvent::Failed => Some(Step::Interrupted),
+            MediaEvent::Stage { stage, at } => {
+                self.stages.reached(stage, at);
+                None
+            }
+        }
+    }
+
+    /// How the call came about so far.
+    pub(crate) fn stages(&self) -> &Stages {
+        &self.stages
+    }
+
     /// Queues a prompt; [`Step::Played`] comes when everything queued has been played.
-    pub(crate) fn play(&mut self, prompt: Arc<Prompt>) {
+    pub(crate) async fn play(&mut self, prompt: Arc<Prompt>) {
+        self.prompts.push(Arc::clone(&prompt));
+        if let Some(agreed) = self.exchange.agreed() {
+            Box::pin(media::prepare(&self.prompts, agreed.codec)).await;
+        }
         self.session.play(prompt);
     }
 
@@ -210,7 +238,6 @@ impl Conversation {
     /// Starts the recording.
     pub(crate) fn record(&mut self, limits: &Limits) -> mpsc::Receiver<Chunk> {
         self.give_up_at += limits.longest;
-        self.is_recording = true;
         self.session.record(RecordLimits {
             max: limits.longest,
             silence: limits.silence,
@@ -222,7 +249,6 @@ impl Conversation {
 
     /// Ends the recording at the last packet that came; all its chunks are on their way.
     pub(crate) async fn stop_recording(&mut self) -> RecordingSummary {
-        self.is_recording = false;
         self.session.flush().await
     }
 
@@ -237,7 +263,7 @@ impl Conversation {
         );
         if listens {
             self.session.stop_playing();
-            self.session.play(thank_you);
+            self.play(thank_you).await;
             self.give_up_at = self.give_up_at.min(Instant::now() + GOODBYE_LONGEST);
             while matches!(self.next().await, Step::Digit(_) | Step::RecordingEnded(_)) {}
         }
@@ -257,61 +283,22 @@ impl Unanswered {
     }
 
     /// The call was answered. `stop` ends it.
-    pub(crate) fn answered(self, dialog: Dialog, stop: CancellationToken) -> Conversation {
+    pub(crate) fn answered(
+        self,
+        dialog: Dialog,
+        mut stages: Stages,
+        stop: CancellationToken,
+    ) -> Conversation {
+        stages.agreed(self.session.params());
         Conversation {
             dialog,
             session: self.session,
-            description: self.description,
+            exchange: self.exchange,
+            stages,
+            prompts: Vec::new(),
             stop,
             give_up_at: Instant::now() + PROMPTS_LONGEST,
-            is_recording: false,
         }
-    }
-}
-
-impl Description {
-    /// A new offer of ours, to be answered.
-    fn offer(&mut self) -> Bytes {
-        let offer = sdp::offer(self.address, self.version, &self.preferences);
-        self.offered = Some(offer.clone());
-        offer
-    }
-
-    /// A re-INVITE or UPDATE: hold, resume, a new address, or no description at all.
-    fn on_offer(&mut self, offer: Option<Bytes>, reply: OfferReply, session: &mut Session) {
-        let Some(offer) = offer else {
-            self.version.increment();
-            reply.accept(self.offer());
-            return;
-        };
-        match read_offer(&offer, &self.preferences) {
-            Ok(negotiated) => {
-                self.version.increment();
-                self.preferences.keep = Some(negotiated.media.codec);
-                self.keys_in_media = negotiated.media.telephone_event.is_some();
-                session.update(&negotiated.media);
-                reply.accept(negotiated.answer(self.address, self.version));
-            }
-            Err(refused) => {
-                debug!(
-                    error = &refused as &dyn std::error::Error,
-                    "A new offer is refused"
-                );
-                reply.reject(refused.status());
-            }
-        }
-    }
-
-    /// The answer to an offer of ours.
-    fn on_answer(&mut self, answer: &[u8], session: &mut Session) -> Result<(), NegotiationError> {
-        let Some(offered) = self.offered.take() else {
-            return Ok(());
-        };
-        let params = sdp::read_answer(&offered, answer)?;
-        self.preferences.keep = Some(params.codec);
-        self.keys_in_media = params.telephone_event.is_some();
-        session.update(&params);
-        Ok(())
     }
 }
 
@@ -319,7 +306,7 @@ impl Refused {
     /// The response that says so.
     pub(crate) fn status(&self) -> StatusCode {
         match self {
-            Self::Unreadable(_) => StatusCode::BAD_REQUEST,
+            Self::NotAcceptable(NegotiationError::Unreadable(_)) => StatusCode::BAD_REQUEST,
             Self::NotAcceptable(_) | Self::NoSession(OpenError::Unreachable(_)) => {
                 StatusCode::NOT_ACCEPTABLE_HERE
             }
@@ -336,24 +323,13 @@ impl Refused {
             NegotiationError::NoAddress(_) => {
                 "301 aftertone \"Incompatible network address formats\""
             }
-            NegotiationError::NotRtpAvp(_) => "302 aftertone \"Incompatible transport protocol\"",
+            NegotiationError::Transport(_) => "302 aftertone \"Incompatible transport protocol\"",
+            NegotiationError::Keys(_) => "302 aftertone \"No keys for this transport protocol\"",
             NegotiationError::NoAudio => "304 aftertone \"Media type not available\"",
             NegotiationError::NoCommonCodec => "305 aftertone \"Incompatible media format\"",
-            NegotiationError::Unreadable(_) | NegotiationError::WrongAnswer(_) => {
-                "399 aftertone \"Not an answer to the offer\""
-            }
+            NegotiationError::Unreadable(_) => "399 aftertone \"Not a session description\"",
+            NegotiationError::WrongAnswer(_) => "399 aftertone \"Not an answer to the offer\"",
         })
-    }
-}
-
-fn on_media(event: MediaEvent) -> Option<Step> {
-    match event {
-        MediaEvent::Played => Some(Step::Played),
-        MediaEvent::Digit(digit) => Some(Step::Digit(digit)),
-        MediaEvent::RecordingEnded(end) => Some(Step::RecordingEnded(ended_by(end))),
-        MediaEvent::MediaTimeout { .. } => Some(Step::MediaLost),
-        MediaEvent::Failed => Some(Step::Interrupted),
-        MediaEvent::FirstPacket => None,
     }
 }
 
@@ -374,11 +350,6 @@ fn normal_clearing(why: &str) -> Reason {
         cause: Some(16),
         text: Some(why.into()),
     }
-}
-
-fn read_offer(offer: &[u8], preferences: &Preferences) -> Result<Negotiated, Refused> {
-    let offer = Offer::parse(offer).map_err(Refused::Unreadable)?;
-    offer.negotiate(preferences).map_err(Refused::NotAcceptable)
 }
 
 /// The key in an INFO, from phones that do not send keys with the media: `Signal=5` among the lines of

@@ -8,17 +8,20 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info};
 
-use crate::domain::{MissedCall, NewMessage};
+use crate::domain::{MissedCall, NewMessage, StoredAudio};
+use crate::media::Chunk;
 use crate::storage::blob::{BlobError, Blobs};
 use crate::storage::{DepositError, Storage};
 use crate::telemetry;
+use crate::voicemail::disk::Disk;
 use crate::voicemail::spool::{
-    self, FinishedSpool, MissedCause, Spool, SpoolDir, SpoolEnd, SpoolError, SpoolFacts, Wav,
+    self, FinishedSpool, MissedCause, Original, Spool, SpoolDir, SpoolEnd, SpoolError, SpoolFacts,
 };
 
 /// Recordings encoded and put at once; more wait. The disk is no faster with more.
@@ -72,6 +75,7 @@ pub(crate) struct Deposits {
     dir: SpoolDir,
     least_recording: Duration,
     encoders: Semaphore,
+    disk: Disk,
     /// Spool files to be tried again, oldest first, and whether the log has told why.
     waiting: Mutex<BTreeMap<PathBuf, bool>>,
     retry: Notify,
@@ -81,7 +85,7 @@ pub(crate) struct Deposits {
 /// A recording being taken by a running call.
 pub(crate) struct Taking {
     spool: Option<Spool>,
-    samples: u64,
+    ticks: u64,
     deposits: Arc<Deposits>,
 }
 
@@ -107,6 +111,7 @@ impl Deposits {
             dir,
             least_recording,
             encoders: Semaphore::new(ENCODERS),
+            disk: Disk::start().map_err(SpoolError::Thread)?,
             waiting: Mutex::new(left),
             retry: Notify::new(),
             retry_after: RETRY_AFTER,
@@ -117,15 +122,20 @@ impl Deposits {
     pub(crate) async fn begin(self: &Arc<Self>, facts: SpoolFacts) -> Result<Taking, SpoolError> {
         let deposits = Arc::clone(self);
         // Made where the file is, so that no file is forgotten when nobody waits for it any more.
-        blocking(move || {
+        let create = move || {
             let spool = Spool::create(deposits.dir.path(), &facts)?;
             Ok(Taking {
                 spool: Some(spool),
-                samples: 0,
+                ticks: 0,
                 deposits,
             })
-        })
-        .await
+        };
+        self.disk.run(create).await
+    }
+
+    /// Where recordings are written.
+    pub(crate) fn disk(&self) -> &Handle {
+        self.disk.handle()
     }
 
     /// Whether the disk has room for recordings.
@@ -229,8 +239,8 @@ impl Deposits {
 
     /// A call that ended in order has decided; after a crash the length of the file decides.
     fn missed(&self, finished: &FinishedSpool) -> Option<MissedCause> {
-        let too_short = Duration::from_millis(finished.duration_ms().into()) < self.least_recording;
-        match finished.end.samples {
+        let too_short = finished.duration() < self.least_recording;
+        match finished.end.ticks {
             _ if finished.end.missed.is_some() => finished.end.missed,
             0 if finished.was_finished => Some(MissedCause::TooShort),
             0 => Some(MissedCause::Interrupted),
@@ -240,7 +250,7 @@ impl Deposits {
 
     async fn keep_message(&self, finished: &FinishedSpool) -> Result<Kept, DepositFailed> {
         let facts = finished.facts.clone();
-        let wav = self.put_recording(finished).await?;
+        let audio = self.put_recording(finished).await?;
         let message = NewMessage {
             id: facts.id,
             subscriber: facts.subscriber,
@@ -248,10 +258,9 @@ impl Deposits {
             caller: facts.caller,
             reason: facts.reason,
             received_at: facts.received_at,
-            duration_ms: finished.duration_ms(),
-            size_bytes: wav.size_bytes,
-            sha256: wav.sha256,
+            audio,
             ended_by: finished.end.ended_by,
+            setup: finished.end.setup,
         };
         match self.storage.deposit(&message).await {
             Ok(_) => Ok(Kept::Message),
@@ -260,18 +269,18 @@ impl Deposits {
         }
     }
 
-    /// Makes a durable WAV of the recording.
-    async fn put_recording(&self, finished: &FinishedSpool) -> Result<Wav, DepositFailed> {
+    /// Makes a durable file of the recording.
+    async fn put_recording(&self, finished: &FinishedSpool) -> Result<StoredAudio, DepositFailed> {
         let _encoder = self
             .encoders
             .acquire()
             .await
             .expect("the semaphore is never closed");
         let recording = finished.clone();
-        let wav = blocking(move || recording.write_wav()).await?;
-        let key = Blobs::recording_key(finished.facts.id);
-        self.blobs.put_file(&key, &wav.path).await?;
-        Ok(wav)
+        let Original { path, audio } = blocking(move || recording.write_original()).await?;
+        let key = Blobs::recording_key(finished.facts.id, audio.format);
+        self.blobs.put_file(&key, &path).await?;
+        Ok(audio)
     }
 
     async fn keep_missed_call(
@@ -287,6 +296,7 @@ impl Deposits {
             reason: facts.reason,
             received_at: facts.received_at,
             cause: cause.as_str().to_owned(),
+            failed_stage: finished.end.failed_stage,
         };
         match self.storage.deposit_missed_call(&call).await {
             Ok(()) => Ok(Kept::MissedCall),
@@ -342,24 +352,18 @@ impl Kept {
 }
 
 impl Taking {
-    /// Appends a piece of audio, off the async threads.
-    pub(crate) async fn append(mut self, samples: Vec<i16>) -> (Self, Result<(), SpoolError>) {
-        blocking(move || {
-            let appended = match &mut self.spool {
-                Some(spool) => spool.append(&samples),
-                None => Ok(()),
-            };
-            if appended.is_ok() {
-                self.samples += samples.len() as u64;
-            }
-            (self, appended)
-        })
-        .await
+    /// Appends a piece of the recording; it may wait for the disk.
+    pub(crate) fn append(&mut self, chunk: &Chunk) -> Result<(), SpoolError> {
+        if let Some(spool) = &mut self.spool {
+            spool.append(&chunk.bytes)?;
+            self.ticks = chunk.ticks;
+        }
+        Ok(())
     }
 
-    /// How much audio has been appended.
-    pub(crate) fn samples(&self) -> u64 {
-        self.samples
+    /// How long what has been appended is, in ticks.
+    pub(crate) fn ticks(&self) -> u64 {
+        self.ticks
     }
 
     /// Ends the recording and deposits it.

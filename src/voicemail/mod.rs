@@ -8,11 +8,13 @@ pub use crate::voicemail::spool::{SpoolDir, SpoolError};
 pub mod call;
 pub(crate) mod conversation;
 pub(crate) mod deposit;
+pub(crate) mod disk;
 pub mod facts;
 pub mod policy;
 pub mod prompts;
 pub mod retention;
 pub(crate) mod spool;
+pub(crate) mod stages;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,6 +32,7 @@ use tracing::{Instrument, info, info_span, warn};
 
 use crate::clock::Clock;
 use crate::media::Engine;
+use crate::media::sdp::Preferences;
 use crate::sip::IncomingCall;
 use crate::sip::message::HeaderValue;
 use crate::storage::Storage;
@@ -48,6 +51,7 @@ pub(crate) struct Service {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) blobs: Arc<Blobs>,
     pub(crate) engine: Engine,
+    pub(crate) preferences: Preferences,
     pub(crate) prompts: Arc<Prompts>,
     pub(crate) deposits: Arc<Deposits>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -82,6 +86,8 @@ pub struct Parts {
     pub blobs: Arc<Blobs>,
     /// The media workers.
     pub engine: Engine,
+    /// What media are agreed on with callers.
+    pub preferences: Preferences,
     /// What callers hear.
     pub prompts: Arc<Prompts>,
     /// Wall-clock time.
@@ -120,6 +126,7 @@ impl Voicemail {
             storage: parts.storage,
             blobs: parts.blobs,
             engine: parts.engine,
+            preferences: parts.preferences,
             prompts: parts.prompts,
             deposits,
             clock: parts.clock,
@@ -138,6 +145,12 @@ impl Voicemail {
                 message.id = tracing::field::Empty,
                 rule = tracing::field::Empty,
                 error = tracing::field::Empty,
+                answered_ms = tracing::field::Empty,
+                ice_ms = tracing::field::Empty,
+                dtls_ms = tracing::field::Empty,
+                first_rtp_in_ms = tracing::field::Empty,
+                first_rtp_out_ms = tracing::field::Empty,
+                failed_stage = tracing::field::Empty,
             );
             let service = Arc::clone(&self.service);
             let stop = hard_stop.child_token();

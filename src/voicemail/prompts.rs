@@ -12,12 +12,12 @@ use serde::Deserialize;
 use tracing::warn;
 
 use crate::domain::DivertReason;
-use crate::media::audio::{Prompt, WavError, beep, write_wav};
+use crate::media::audio::{Prompt, WavError, beep, write_wav_at};
 use crate::storage::blob::Blobs;
 use crate::voicemail::policy::Greeting;
 
-/// Own greetings kept ready to play. At thirty seconds each they hold about 25 MB.
-const OWN_GREETINGS_KEPT: usize = 32;
+/// Own greetings kept ready to play. At thirty seconds of 48 kHz each they hold about 50 MB.
+const OWN_GREETINGS_KEPT: usize = 16;
 
 /// An own greeting is read within this.
 const READ_DEADLINE: Duration = Duration::from_secs(1);
@@ -165,7 +165,7 @@ impl Prompts {
     /// the reason.
     pub fn default_greeting_wav(&self, language: &str) -> Bytes {
         let greeting = self.standard_greeting(DivertReason::Unknown, language);
-        write_wav(greeting.samples()).into()
+        write_wav_at(greeting.samples(), greeting.rate()).into()
     }
 
     pub(crate) fn beep(&self) -> Arc<Prompt> {
@@ -366,7 +366,12 @@ mod tests {
     #[tokio::test]
     async fn an_own_greeting_is_read_once_and_the_standard_one_stands_in_for_it() {
         let dir = tempfile::tempdir().unwrap();
-        let blobs = Blobs::open(dir.path()).unwrap();
+        let blobs = Blobs::open(
+            &dir.path().join("recordings"),
+            &dir.path().join("conversions"),
+            0,
+        )
+        .unwrap();
         let prompts = Prompts::load(&GreetingConfig::default()).unwrap();
         let wav = crate::media::audio::write_wav(&[100; 800]);
         blobs.put("greetings/good.wav", wav.into()).await.unwrap();

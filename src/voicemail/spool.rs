@@ -1,21 +1,27 @@
 //! The spool: the local file into which a recording is taken.
 //!
 //! A spool file begins with one block that holds the call's facts as JSON, padded with spaces; the
-//! samples follow, 16 bit little-endian at 8 kHz. The facts are there before the first sample, so a
-//! file found after a crash is a message; how the recording ended is written over the same block.
+//! log of what is received follows ([`media::recording`](crate::media::recording)). The facts are there
+//! before the first packet, so a file found after a crash is a message; how the recording ended is
+//! written over the same block.
+
+mod original;
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use crate::domain::{
-    Caller, DivertReason, MessageId, Msisdn, Private, RecordingEnd, SubscriberId, Timestamp,
+    Caller, DivertReason, MediaStage, MessageId, Msisdn, Private, RecordingEnd, SetupTimes,
+    SubscriberId, Timestamp,
 };
-use crate::media::audio::SAMPLE_RATE;
+use crate::media::audio::{SAMPLE_RATE, TICK_RATE};
+
+pub(crate) use crate::voicemail::spool::original::Original;
 
 /// Room for the facts at the head of a spool file.
 const HEAD_BYTES: usize = 4096;
@@ -26,7 +32,7 @@ const LOCK: &str = "lock";
 /// database.
 const LEAST_FREE_BYTES: u64 = 50_000_000;
 
-/// What is known of a message before its first sample.
+/// What is known of a message before its first packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SpoolFacts {
     pub(crate) id: MessageId,
@@ -41,10 +47,14 @@ pub(crate) struct SpoolFacts {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SpoolEnd {
     pub(crate) ended_by: RecordingEnd,
-    /// Samples that belong to the message; the file may hold more.
-    pub(crate) samples: u64,
+    /// Ticks of [`TICK_RATE`] that belong to the message; the file may hold more.
+    pub(crate) ticks: u64,
     /// Where no message was left: why, as [`MissedCall::cause`](crate::domain::MissedCall).
     pub(crate) missed: Option<MissedCause>,
+    /// Where the caller's media never came: what did not come about.
+    pub(crate) failed_stage: Option<MediaStage>,
+    /// How the call came about.
+    pub(crate) setup: SetupTimes,
 }
 
 /// Why a call that we took left no message.
@@ -106,6 +116,9 @@ pub enum SpoolError {
         #[source]
         source: io::Error,
     },
+    /// The thread that writes recordings cannot be had.
+    #[error("no thread can be had that writes recordings")]
+    Thread(#[source] io::Error),
     /// The head is not ours.
     #[error("{path} is no recording of this service; move it out of the spool")]
     NotASpoolFile {
@@ -241,20 +254,12 @@ impl Spool {
         &self.path
     }
 
-    /// Appends samples. After an error the file holds what it held before, and perhaps more.
-    pub(crate) fn append(&mut self, samples: &[i16]) -> Result<(), SpoolError> {
-        // On the stack: a buffer of each call's own would wait a whole second for its next use.
-        let mut bytes = [0; 2 * SAMPLE_RATE as usize];
-        for second in samples.chunks(SAMPLE_RATE as usize) {
-            let bytes = &mut bytes[..2 * second.len()];
-            for (bytes, sample) in bytes.chunks_exact_mut(2).zip(second) {
-                bytes.copy_from_slice(&sample.to_le_bytes());
-            }
-            self.file
-                .write_all(bytes)
-                .map_err(|source| self.failed("written", source))?;
-        }
-        Ok(())
+    /// Appends whole records of the log. After an error the file holds what it held before, and
+    /// perhaps more.
+    pub(crate) fn append(&mut self, records: &[u8]) -> Result<(), SpoolError> {
+        self.file
+            .write_all(records)
+            .map_err(|source| self.failed("written", source))
     }
 
     /// Writes how it ended, and waits until a message is on the disk. Where that fails the file
@@ -272,10 +277,15 @@ impl Spool {
                 self.file.sync_data()?;
                 sync_dir(&self.path)
             });
-        match written {
-            Ok(()) => FinishedSpool::open(&self.path),
-            Err(source) => Err(self.failed("finished", source)),
-        }
+        written.map_err(|source| self.failed("finished", source))?;
+        let facts = self.head.facts();
+        Ok(FinishedSpool {
+            facts: facts.expect("what was written as a head is one"),
+            path: self.path,
+            end,
+            was_finished: true,
+            body: Body::Log,
+        })
     }
 
     fn failed(&self, attempted: &'static str, source: io::Error) -> SpoolError {
@@ -287,14 +297,6 @@ impl Spool {
     }
 }
 
-/// A message as WAV, beside its spool file. It is not durable yet.
-#[derive(Debug)]
-pub(crate) struct Wav {
-    pub(crate) path: PathBuf,
-    pub(crate) sha256: [u8; 32],
-    pub(crate) size_bytes: u64,
-}
-
 /// A recording that is over, or was left behind by a crash.
 #[derive(Debug, Clone)]
 pub(crate) struct FinishedSpool {
@@ -303,11 +305,39 @@ pub(crate) struct FinishedSpool {
     pub(crate) end: SpoolEnd,
     /// Whether the end was written by the call itself.
     pub(crate) was_finished: bool,
+    body: Body,
+}
+
+/// What follows the head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Body {
+    /// The log of what was received.
+    Log,
+    /// Samples of 16 bits, little-endian at 8 kHz, as the former version left them.
+    Samples,
+}
+
+impl Body {
+    const fn of_version(version: u8) -> Option<Self> {
+        match version {
+            1 => Some(Self::Samples),
+            Head::VERSION => Some(Self::Log),
+            _ => None,
+        }
+    }
+
+    /// Ticks in one unit of the length that the head tells.
+    const fn unit(self) -> u64 {
+        match self {
+            Self::Log => 1,
+            Self::Samples => (TICK_RATE / SAMPLE_RATE) as u64,
+        }
+    }
 }
 
 impl FinishedSpool {
-    /// Reads the head of a spool file. Without an end in it, the call was interrupted and all
-    /// whole samples in the file count.
+    /// Reads the head of a spool file. Without an end in it, the call was interrupted and everything
+    /// that is whole in the file counts.
     pub(crate) fn open(path: &Path) -> Result<Self, SpoolError> {
         let fail = |source| SpoolError::Io {
             path: path.to_owned(),
@@ -318,95 +348,44 @@ impl FinishedSpool {
             path: path.to_owned(),
         };
         let mut file = File::open(path).map_err(fail)?;
-        let length = file.metadata().map_err(fail)?.len();
         let mut block = vec![0; HEAD_BYTES];
         match file.read_exact(&mut block) {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(not_ours()),
             read => read.map_err(fail)?,
         }
         let head: Head = serde_json::from_slice(&block).map_err(|_| not_ours())?;
+        let body = Body::of_version(head.aftertone_spool).ok_or_else(not_ours)?;
         let facts = head.facts().ok_or_else(not_ours)?;
-        let in_file = (length - HEAD_BYTES as u64) / 2;
-        let end = match &head.end {
-            Some(end) => SpoolEnd {
-                ended_by: end.ended_by,
-                samples: end.samples.min(in_file),
-                missed: end.missed,
-            },
+        let was_finished = head.end.is_some();
+        let end = match head.end {
+            Some(end) => end.into_spool_end(body),
             None => SpoolEnd {
                 ended_by: RecordingEnd::Interrupted,
-                samples: in_file,
+                ticks: body.ticks(file).map_err(fail)?,
                 missed: None,
+                failed_stage: None,
+                setup: SetupTimes::default(),
             },
         };
         Ok(Self {
             path: path.to_owned(),
             facts,
             end,
-            was_finished: head.end.is_some(),
+            was_finished,
+            body,
         })
     }
 
-    /// Length of the message in milliseconds.
-    pub(crate) fn duration_ms(&self) -> u32 {
-        u32::try_from(self.end.samples * 1000 / u64::from(SAMPLE_RATE)).unwrap_or(u32::MAX)
+    /// Length of the message.
+    pub(crate) fn duration(&self) -> Duration {
+        Duration::from_micros(self.end.ticks * 1_000 / u64::from(TICK_RATE / 1_000))
     }
 
-    /// Writes the message as WAV beside the spool file; the path of the WAV.
-    pub(crate) fn write_wav(&self) -> Result<Wav, SpoolError> {
-        let path = self.path.with_extension("wav");
-        match self.encode(&path) {
-            Ok((sha256, size_bytes)) => Ok(Wav {
-                path,
-                sha256,
-                size_bytes,
-            }),
-            Err(source) => {
-                // A piece of it would only take room from others; the next try begins anew.
-                drop(remove_if_there(&path));
-                Err(SpoolError::Io {
-                    path,
-                    attempted: "written",
-                    source,
-                })
-            }
-        }
-    }
-
-    /// The samples stand in the spool file as they do in a WAV.
-    fn encode(&self, path: &Path) -> io::Result<([u8; 32], u64)> {
-        let mut input = File::open(&self.path)?;
-        input.seek(SeekFrom::Start(HEAD_BYTES as u64))?;
-        // An earlier try may have linked its WAV into the store: that file is never written again.
-        remove_if_there(path)?;
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(path)?;
-        let mut hash = Sha256::new();
-        let mut write = |bytes: &[u8]| {
-            hash.update(bytes);
-            file.write_all(bytes)
-        };
-        let data_bytes = 2 * self.end.samples;
-        let head = wav_head(data_bytes).ok_or(io::ErrorKind::FileTooLarge)?;
-        write(&head)?;
-        let mut buffer = vec![0; 64 * 1024];
-        let mut left = data_bytes;
-        while left > 0 {
-            let part = left.min(buffer.len() as u64) as usize;
-            let part = &mut buffer[..part];
-            input.read_exact(part)?;
-            write(part)?;
-            left -= part.len() as u64;
-        }
-        Ok((hash.finalize().into(), head.len() as u64 + data_bytes))
-    }
-
-    /// Removes the spool file and the WAV beside it.
+    /// Removes the spool file and the file that was made of it, also by the former version.
     pub(crate) fn remove(&self) -> Result<(), SpoolError> {
-        for path in [self.path.with_extension("wav"), self.path.clone()] {
+        let made =
+            ["wav", Original::EXTENSION].map(|extension| self.path.with_extension(extension));
+        for path in made.into_iter().chain([self.path.clone()]) {
             remove_if_there(&path).map_err(|source| SpoolError::Io {
                 path,
                 attempted: "removed",
@@ -431,36 +410,6 @@ fn sync_dir(path: &Path) -> io::Result<()> {
     }
 }
 
-/// What stands before the samples in a WAV of [`SAMPLE_RATE`], mono, 16 bit. `None` if there are more
-/// samples than a WAV can hold.
-fn wav_head(data_bytes: u64) -> Option<[u8; 44]> {
-    const BYTES_PER_SAMPLE: u16 = 2;
-    let data_bytes = u32::try_from(data_bytes).ok()?;
-    let riff_bytes = data_bytes.checked_add(36)?;
-    let mut head = [0; 44];
-    let fields: [&[u8]; 13] = [
-        b"RIFF",
-        &riff_bytes.to_le_bytes(),
-        b"WAVE",
-        b"fmt ",
-        &16_u32.to_le_bytes(),
-        // PCM, one channel.
-        &1_u16.to_le_bytes(),
-        &1_u16.to_le_bytes(),
-        &SAMPLE_RATE.to_le_bytes(),
-        &(SAMPLE_RATE * u32::from(BYTES_PER_SAMPLE)).to_le_bytes(),
-        &BYTES_PER_SAMPLE.to_le_bytes(),
-        &(8 * BYTES_PER_SAMPLE).to_le_bytes(),
-        b"data",
-        &data_bytes.to_le_bytes(),
-    ];
-    let mut rest = &mut head[..];
-    for field in fields {
-        rest.write_all(field).ok()?;
-    }
-    Some(head)
-}
-
 /// The head as it stands in the file.
 #[derive(Debug, Serialize, Deserialize)]
 struct Head {
@@ -478,33 +427,57 @@ struct Head {
 #[derive(Debug, Serialize, Deserialize)]
 struct End {
     ended_by: RecordingEnd,
-    samples: u64,
+    /// In ticks; in the former version, in samples.
+    #[serde(alias = "samples")]
+    ticks: u64,
     missed: Option<MissedCause>,
+    #[serde(default)]
+    failed_stage: Option<MediaStage>,
+    #[serde(default)]
+    setup: SetupTimes,
 }
 
 impl From<SpoolEnd> for End {
     fn from(end: SpoolEnd) -> Self {
         let SpoolEnd {
             ended_by,
-            samples,
+            ticks,
             missed,
+            failed_stage,
+            setup,
         } = end;
         Self {
             ended_by,
-            samples,
+            ticks,
             missed,
+            failed_stage,
+            setup,
+        }
+    }
+}
+
+impl End {
+    fn into_spool_end(self, body: Body) -> SpoolEnd {
+        SpoolEnd {
+            ended_by: self.ended_by,
+            ticks: self.ticks.saturating_mul(body.unit()),
+            missed: self.missed,
+            failed_stage: self.failed_stage,
+            setup: self.setup,
         }
     }
 }
 
 impl Head {
+    /// What follows the head is a log since version 2.
+    const VERSION: u8 = 2;
     /// A display name longer than this is cut, so that the head always fits its block.
     const NAME_CHARS_MAX: usize = 200;
 
     fn new(facts: &SpoolFacts) -> Self {
         let name = facts.caller.name.as_ref();
         Self {
-            aftertone_spool: 1,
+            aftertone_spool: Self::VERSION,
             id: facts.id.to_string(),
             subscriber: facts.subscriber.to_string(),
             to: facts.to.e164().to_owned(),

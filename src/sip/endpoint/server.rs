@@ -55,7 +55,8 @@ pub(super) struct ServerTransaction {
 /// All server transactions.
 #[derive(Debug, Default)]
 pub(super) struct Servers {
-    entries: BTreeMap<ServerId, ServerTransaction>,
+    /// Boxed: where numbers only grow, a tree's nodes stay half empty.
+    entries: BTreeMap<ServerId, Box<ServerTransaction>>,
     by_key: HashMap<ServerKey, ServerId>,
     by_merge: HashMap<MergeKey, ServerId>,
 }
@@ -70,11 +71,11 @@ impl Servers {
     }
 
     pub(super) fn get_mut(&mut self, id: ServerId) -> Option<&mut ServerTransaction> {
-        self.entries.get_mut(&id)
+        self.entries.get_mut(&id).map(|entry| &mut **entry)
     }
 
     pub(super) fn get(&self, id: ServerId) -> Option<&ServerTransaction> {
-        self.entries.get(&id)
+        self.entries.get(&id).map(|entry| &**entry)
     }
 
     /// Whether the same request came another way before (RFC 3261 section 8.2.2.2).
@@ -87,7 +88,7 @@ impl Servers {
         if let Some(merge) = entry.merge.clone() {
             self.by_merge.entry(merge).or_insert(id);
         }
-        self.entries.insert(id, entry);
+        self.entries.insert(id, Box::new(entry));
     }
 
     fn remove(&mut self, id: ServerId) {

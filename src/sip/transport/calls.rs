@@ -49,7 +49,7 @@ pub(crate) struct Calls {
 
 /// The driver's side of one call.
 struct Owned {
-    events: mpsc::Sender<CallEvent>,
+    events: mpsc::Sender<Box<CallEvent>>,
     end: Arc<OnceLock<DialogEnd>>,
     accepted: Option<oneshot::Sender<()>>,
     answered: Option<oneshot::Sender<Result<Option<Bytes>, OfferError>>>,
@@ -235,6 +235,7 @@ impl Calls {
             request,
             flow,
             offer,
+            received: now,
         };
         if self.incoming.try_send(incoming).is_err() {
             self.refuse(endpoint, now, call);
@@ -256,7 +257,7 @@ impl Calls {
         let Some(owned) = self.owned.get(&call) else {
             return;
         };
-        if let Err(mpsc::error::TrySendError::Full(_)) = owned.events.try_send(news) {
+        if let Err(mpsc::error::TrySendError::Full(_)) = owned.events.try_send(Box::new(news)) {
             metrics::counter!(telemetry::SIP_CALLS_STUCK).increment(1);
             warn!("The owner of a call takes no events, the call is ended");
             let reason = Reason::sip(StatusCode::SERVER_INTERNAL_ERROR.code(), "call is stuck");

@@ -3,13 +3,27 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::domain::{
-    Caller, DivertReason, MessageId, Msisdn, Private, RecordingEnd, SubscriberId, Timestamp,
+    AudioFormat, Caller, DivertReason, MessageId, Msisdn, Private, RecordingEnd, SetupTimes,
+    SubscriberId, Timestamp,
 };
+use crate::media::audio::{Codec, Law};
+use crate::media::recording::{Record, What};
 use crate::storage::sqlite::SqliteStorage;
 use crate::storage::{MessageFilter, NewSubscriber};
 
 const BEGAN: Timestamp = Timestamp::from_millis(1_795_403_093_120);
-const SECOND: usize = 8000;
+/// In ticks.
+const SECOND: u64 = 48_000;
+
+/// What a caller said for so many ticks, as it is recorded.
+fn said(ticks: u64) -> Chunk {
+    let mut bytes = Vec::new();
+    for at in (0..ticks).step_by(960) {
+        let what = What::Audio(Codec::Pcma, &[7; 160]);
+        Record { at, lost: 0, what }.write(&mut bytes);
+    }
+    Chunk { bytes, ticks }
+}
 
 /// The parts that outlive a crash: the disk and the database.
 struct Machine {
@@ -24,7 +38,14 @@ impl Machine {
         let dir = tempfile::tempdir().unwrap();
         let url = format!("sqlite://{}", dir.path().join("test.db").display());
         let storage = Arc::new(SqliteStorage::open(&url).await.unwrap());
-        let blobs = Arc::new(Blobs::open(&dir.path().join("recordings")).unwrap());
+        let blobs = Arc::new(
+            Blobs::open(
+                &dir.path().join("recordings"),
+                &dir.path().join("conversions"),
+                0,
+            )
+            .unwrap(),
+        );
         let number = Msisdn::parse("+4799990001").unwrap();
         let new = NewSubscriber {
             number: number.clone(),
@@ -79,7 +100,7 @@ impl Machine {
     /// A recording of two seconds, finished in the spool.
     fn finished(&self, chance: u8) -> FinishedSpool {
         let mut spool = Spool::create(&self.spool_dir(), &self.facts(chance)).unwrap();
-        spool.append(&[7; 2 * SECOND]).unwrap();
+        spool.append(&said(2 * SECOND).bytes).unwrap();
         spool.finish(hung_up(2 * SECOND)).unwrap()
     }
 
@@ -117,16 +138,16 @@ impl Machine {
         let [message] = &self.messages().await[..] else {
             panic!("one message")
         };
-        assert_eq!(message.duration_ms, 2000);
+        assert_eq!(message.audio.duration_ms(), 2000);
         let wav = self
             .blobs
-            .get(&Blobs::recording_key(message.id))
+            .get(&Blobs::recording_key(message.id, message.audio.format))
             .await
             .unwrap();
-        assert_eq!(wav.len() as u64, message.size_bytes);
+        assert_eq!(wav.len() as u64, message.audio.stored_bytes);
         assert_eq!(
             crate::media::audio::read_wav(&wav).unwrap(),
-            [7; 2 * SECOND]
+            [Law::A.sample(7); 2 * 8_000]
         );
         assert_eq!(self.storage.notifications_due(10).await.unwrap().len(), 1);
         assert_eq!(deposits.waiting(), 0);
@@ -140,11 +161,13 @@ impl Machine {
     }
 }
 
-fn hung_up(samples: usize) -> SpoolEnd {
+fn hung_up(ticks: u64) -> SpoolEnd {
     SpoolEnd {
         ended_by: RecordingEnd::HangUp,
-        samples: samples as u64,
+        ticks,
         missed: None,
+        failed_stage: None,
+        setup: SetupTimes::default(),
     }
 }
 
@@ -152,36 +175,36 @@ fn hung_up(samples: usize) -> SpoolEnd {
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
 enum Done {
     Finished,
-    HalfTheWav,
-    Wav,
+    HalfTheFile,
+    File,
     Blob,
     Row,
-    WavRemoved,
+    FileRemoved,
 }
 
 #[tokio::test]
 async fn a_crash_after_any_step_neither_loses_nor_doubles_the_message() {
-    use Done::{Blob, Finished, HalfTheWav, Row, Wav, WavRemoved};
-    for crash_after in [Finished, HalfTheWav, Wav, Blob, Row, WavRemoved] {
+    use Done::{Blob, File, FileRemoved, Finished, HalfTheFile, Row};
+    for crash_after in [Finished, HalfTheFile, File, Blob, Row, FileRemoved] {
         let machine = Machine::new().await;
         let before = machine.start();
         let finished = machine.finished(1);
-        let wav = finished.path.with_extension("wav");
-        if crash_after == HalfTheWav {
-            std::fs::write(&wav, b"RIFF....WAVE").unwrap();
+        let file = finished.path.with_extension("original");
+        if crash_after == HalfTheFile {
+            std::fs::write(&file, b"RIFF....WAVE").unwrap();
         }
-        if crash_after >= Wav {
-            finished.write_wav().unwrap();
+        if crash_after >= File {
+            finished.write_original().unwrap();
         }
         if crash_after >= Blob {
-            let key = Blobs::recording_key(finished.facts.id);
-            machine.blobs.put_file(&key, &wav).await.unwrap();
+            let key = Blobs::recording_key(finished.facts.id, AudioFormat::WavPcma);
+            machine.blobs.put_file(&key, &file).await.unwrap();
         }
         if crash_after >= Row {
             assert_eq!(before.keep_message(&finished).await.unwrap(), Kept::Message);
         }
-        if crash_after >= WavRemoved {
-            std::fs::remove_file(&wav).unwrap();
+        if crash_after >= FileRemoved {
+            std::fs::remove_file(&file).unwrap();
         }
         drop(before);
 
@@ -220,8 +243,7 @@ async fn a_crash_in_mid_recording_leaves_a_message_that_was_interrupted() {
     let machine = Machine::new().await;
     let before = machine.start();
     let mut spool = Spool::create(&machine.spool_dir(), &machine.facts(1)).unwrap();
-    spool.append(&[7; SECOND]).unwrap();
-    spool.append(&[7; SECOND]).unwrap();
+    spool.append(&said(2 * SECOND).bytes).unwrap();
     drop(spool);
     drop(before);
 
@@ -239,7 +261,7 @@ async fn a_crash_before_anything_was_said_leaves_a_missed_call() {
     let before = machine.start();
     drop(Spool::create(&machine.spool_dir(), &machine.facts(1)).unwrap());
     let mut short = Spool::create(&machine.spool_dir(), &machine.facts(2)).unwrap();
-    short.append(&[7; SECOND / 2]).unwrap();
+    short.append(&said(SECOND / 2).bytes).unwrap();
     drop(short);
     drop(before);
 
@@ -265,9 +287,7 @@ async fn a_recording_waits_while_the_database_fails_and_is_deposited_once_when_i
         .sabotage("ALTER TABLE messages RENAME TO hidden")
         .await;
     let mut taking = deposits.begin(machine.facts(1)).await.unwrap();
-    let appended;
-    (taking, appended) = taking.append(vec![7; 2 * SECOND]).await;
-    appended.unwrap();
+    taking.append(&said(2 * SECOND)).unwrap();
     let failed = taking.deposit(hung_up(2 * SECOND)).await.unwrap_err();
     assert!(matches!(failed, DepositFailed::Storage(_)), "{failed:?}");
     assert_eq!(deposits.waiting(), 1);
@@ -300,7 +320,7 @@ async fn a_recording_that_cannot_be_stored_does_not_hold_up_the_others() {
     let deposits = machine.start();
     let (stuck, good) = (machine.finished(1), machine.finished(2));
     // A folder of that name can be neither replaced nor removed as a file.
-    std::fs::create_dir_all(stuck.path.with_extension("wav").join("folder")).unwrap();
+    std::fs::create_dir_all(stuck.path.with_extension("original").join("folder")).unwrap();
     let id = good.facts.id;
     drop((stuck, good, deposits));
 
@@ -340,9 +360,8 @@ async fn a_recording_of_a_subscriber_who_has_left_goes_with_him() {
 async fn a_call_that_breaks_off_leaves_its_recording_to_the_next_try() {
     let machine = Machine::new().await;
     let deposits = machine.start();
-    let taking = deposits.begin(machine.facts(1)).await.unwrap();
-    let (taking, appended) = taking.append(vec![7; 2 * SECOND]).await;
-    appended.unwrap();
+    let mut taking = deposits.begin(machine.facts(1)).await.unwrap();
+    taking.append(&said(2 * SECOND)).unwrap();
     drop(taking);
     assert_eq!(deposits.waiting(), 1);
     deposits.try_all().await;

@@ -2,7 +2,10 @@ use bytes::Bytes;
 
 use super::*;
 use crate::clock::ManualClock;
-use crate::domain::{Caller, DivertReason, MessageId, Msisdn, NewMessage, RecordingEnd};
+use crate::domain::{
+    AudioFormat, Caller, DivertReason, Losses, MessageId, Msisdn, NewMessage, RecordingEnd,
+    SetupTimes, StoredAudio,
+};
 use crate::storage::sqlite::SqliteStorage;
 use crate::storage::{MessageFilter, NewSubscriber};
 
@@ -21,7 +24,14 @@ impl Kept {
         let dir = tempfile::tempdir().unwrap();
         let url = format!("sqlite://{}", dir.path().join("test.db").display());
         let storage = Arc::new(SqliteStorage::open(&url).await.unwrap());
-        let blobs = Arc::new(Blobs::open(&dir.path().join("recordings")).unwrap());
+        let blobs = Arc::new(
+            Blobs::open(
+                &dir.path().join("recordings"),
+                &dir.path().join("conversions"),
+                0,
+            )
+            .unwrap(),
+        );
         let number = Msisdn::parse("+4799990001").unwrap();
         let new = NewSubscriber {
             number: number.clone(),
@@ -39,7 +49,7 @@ impl Kept {
         for (chance, age) in ages.iter().enumerate() {
             let received_at = BEGAN.plus_millis(-age * DAY_MS);
             let id = MessageId::new(received_at, [chance as u8; 10]);
-            let key = Blobs::recording_key(id);
+            let key = Blobs::recording_key(id, AudioFormat::WavPcm);
             blobs.put(&key, Bytes::from_static(b"RIFF")).await.unwrap();
             let message = NewMessage {
                 id,
@@ -51,10 +61,17 @@ impl Kept {
                 },
                 reason: DivertReason::Busy,
                 received_at,
-                duration_ms: 1000,
-                size_bytes: 4,
-                sha256: [0; 32],
+                audio: StoredAudio {
+                    format: AudioFormat::WavPcm,
+                    codec: None,
+                    sample_rate: 8000,
+                    samples: 8000,
+                    stored_bytes: 4,
+                    sha256: [0; 32],
+                    losses: Losses::default(),
+                },
                 ended_by: RecordingEnd::HangUp,
+                setup: SetupTimes::default(),
             };
             storage.deposit(&message).await.unwrap();
         }
@@ -131,7 +148,7 @@ async fn a_recording_that_cannot_be_deleted_does_not_keep_the_others() {
         .dir
         .path()
         .join("recordings")
-        .join(Blobs::recording_key(oldest));
+        .join(Blobs::recording_key(oldest, AudioFormat::WavPcm));
     std::fs::remove_file(&path).unwrap();
     std::fs::create_dir(&path).unwrap();
     std::fs::write(path.join("in the way"), b"").unwrap();

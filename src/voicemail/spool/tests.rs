@@ -1,4 +1,9 @@
+use sha2::{Digest, Sha256};
+
 use super::*;
+use crate::domain::AudioFormat;
+use crate::media::audio::Codec;
+use crate::media::recording;
 
 fn facts() -> SpoolFacts {
     let at = Timestamp::from_millis(1_700_000_000_000);
@@ -15,57 +20,88 @@ fn facts() -> SpoolFacts {
     }
 }
 
-fn end(samples: u64) -> SpoolEnd {
+/// Ticks of a frame of 20 ms.
+const FRAME: u64 = 960;
+
+fn end(ticks: u64) -> SpoolEnd {
     SpoolEnd {
         ended_by: RecordingEnd::HangUp,
-        samples,
+        ticks,
         missed: None,
+        failed_stage: None,
+        setup: SetupTimes::default(),
     }
 }
 
+/// Frames of PCMA, each of one code, from frame number `from` on.
+fn log(from: u64, codes: &[u8]) -> Vec<u8> {
+    let mut log = Vec::new();
+    for (nth, code) in codes.iter().enumerate() {
+        let record = recording::Record {
+            at: (from + nth as u64) * FRAME,
+            lost: 0,
+            what: recording::What::Audio(Codec::Pcma, &[*code; 160]),
+        };
+        record.write(&mut log);
+    }
+    log
+}
+
 #[test]
-fn a_finished_recording_becomes_a_wav_of_exactly_its_samples() {
+fn a_finished_recording_becomes_a_file_of_what_was_received_and_of_its_exact_length() {
     let dir = tempfile::tempdir().unwrap();
     let mut spool = Spool::create(dir.path(), &facts()).unwrap();
-    let samples: Vec<i16> = (0..1000).collect();
-    spool.append(&samples).unwrap();
-    spool.append(&samples).unwrap();
-    let finished = spool.finish(end(1500)).unwrap();
-    let wav = finished.write_wav().unwrap();
-    let bytes = fs::read(&wav.path).unwrap();
-    assert_eq!(wav.size_bytes, bytes.len() as u64);
-    assert_eq!(wav.sha256, *Sha256::digest(&bytes));
-    let reader = hound::WavReader::new(&bytes[..]).unwrap();
-    let hound::WavSpec {
-        channels,
-        sample_rate,
-        bits_per_sample,
-        sample_format,
-    } = reader.spec();
-    assert_eq!((channels, sample_rate, bits_per_sample), (1, 8000, 16));
-    assert_eq!(sample_format, hound::SampleFormat::Int);
-    let read: Vec<i16> = reader.into_samples().map(Result::unwrap).collect();
-    assert_eq!(read.len(), 1500);
-    assert_eq!(read[..1000], samples[..]);
-    assert_eq!(read[1000..], samples[..500]);
+    spool.append(&log(0, &[1, 2])).unwrap();
+    spool.append(&log(3, &[3])).unwrap();
+    let finished = spool.finish(end(3 * FRAME + 60)).unwrap();
+    let Original { path, audio } = finished.write_original().unwrap();
+    let bytes = fs::read(&path).unwrap();
+    assert_eq!(audio.stored_bytes, bytes.len() as u64);
+    assert_eq!(audio.sha256, *Sha256::digest(&bytes));
+    assert_eq!(audio.format, AudioFormat::WavPcma);
+    assert_eq!(audio.codec.as_deref(), Some("PCMA"));
+    assert_eq!((audio.sample_rate, audio.samples), (8_000, 3 * 160 + 10));
+    let codes = [[1; 160], [2; 160], [0xD5; 160]].concat();
+    assert_eq!(bytes[58..][..480], codes);
+    assert_eq!(bytes[58..][480..], [3; 10]);
     finished.remove().unwrap();
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 
 #[test]
-fn what_no_wav_can_hold_is_refused() {
-    assert!(wav_head(u64::from(u32::MAX) - 36).is_some());
-    assert_eq!(wav_head(u64::from(u32::MAX)), None);
-    assert_eq!(wav_head(1 << 40), None);
+fn a_recording_of_the_former_version_becomes_a_wav_of_exactly_its_samples() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = Spool::create(dir.path(), &facts()).unwrap();
+    let head = String::from_utf8(spool.head.to_block()).unwrap();
+    let finished = r#""end":{"ended_by":"hang-up","samples":1500,"missed":null}"#;
+    let samples: Vec<u8> = (0..2000_i16).flat_map(i16::to_le_bytes).collect();
+    for (end, kept) in [(r#""end":null"#, 2000), (finished, 1500)] {
+        let head = head.replace(r#""aftertone_spool":2"#, r#""aftertone_spool":1"#);
+        let mut file = head.trim_end().replace(r#""end":null"#, end).into_bytes();
+        file.resize(HEAD_BYTES, b' ');
+        file.extend(&samples);
+        file.push(9); // half a sample
+        fs::write(&spool.path, file).unwrap();
+        let left = FinishedSpool::open(&spool.path).unwrap();
+        assert_eq!(left.was_finished, end == finished);
+        let Original { path, audio } = left.write_original().unwrap();
+        assert_eq!((audio.format, audio.samples), (AudioFormat::WavPcm, kept));
+        let wav = fs::read(path).unwrap();
+        let mut reader = hound::WavReader::new(&wav[..]).unwrap();
+        assert_eq!(reader.spec().sample_rate, 8_000);
+        let read: Vec<i16> = reader.samples().map(Result::unwrap).collect();
+        assert_eq!(read, (0..kept as i16).collect::<Vec<_>>());
+    }
 }
 
 #[test]
-fn a_recording_left_behind_by_a_crash_keeps_its_facts_and_whole_samples() {
+fn a_recording_left_behind_by_a_crash_keeps_its_facts_and_whole_packets() {
     let dir = tempfile::tempdir().unwrap();
     let facts = facts();
     let mut spool = Spool::create(dir.path(), &facts).unwrap();
-    spool.append(&[1; 100]).unwrap();
-    spool.file.write_all(&[9]).unwrap(); // half a sample
+    spool.append(&log(0, &[1; 10])).unwrap();
+    let torn = log(10, &[1]);
+    spool.file.write_all(&torn[..torn.len() - 1]).unwrap();
     drop(spool);
     let spool_dir = SpoolDir::open(dir.path()).unwrap();
     let [path] = &spool_dir.list().unwrap()[..] else {
@@ -73,7 +109,7 @@ fn a_recording_left_behind_by_a_crash_keeps_its_facts_and_whole_samples() {
     };
     let left = FinishedSpool::open(path).unwrap();
     assert!(!left.was_finished);
-    assert_eq!(left.end.samples, 100);
+    assert_eq!(left.end.ticks, 10 * FRAME);
     assert_eq!(left.end.ended_by, RecordingEnd::Interrupted);
     assert_eq!(left.facts.to, facts.to);
     assert_eq!(left.facts.caller.number, facts.caller.number);
@@ -115,22 +151,22 @@ fn no_recording_begins_on_a_disk_that_is_as_good_as_full() {
 }
 
 #[test]
-fn a_wav_that_could_not_be_written_leaves_no_piece_behind() {
+fn a_file_that_could_not_be_written_leaves_no_piece_behind() {
     let dir = tempfile::tempdir().unwrap();
     let mut spool = Spool::create(dir.path(), &facts()).unwrap();
-    spool.append(&[3; 50]).unwrap();
-    let mut finished = spool.finish(end(50)).unwrap();
-    finished.end.samples = 60; // more than there are: the file ends too soon
-    finished.write_wav().unwrap_err();
-    assert!(!finished.path.with_extension("wav").exists());
+    spool.append(&log(0, &[3; 50])).unwrap();
+    let finished = spool.finish(end(50 * FRAME)).unwrap();
+    fs::remove_file(&finished.path).unwrap();
+    finished.write_original().unwrap_err();
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 
 #[test]
 fn a_file_cut_short_by_a_full_disk_gives_what_is_there() {
     let dir = tempfile::tempdir().unwrap();
     let mut spool = Spool::create(dir.path(), &facts()).unwrap();
-    spool.append(&[3; 50]).unwrap();
-    let finished = spool.finish(end(80)).unwrap();
-    assert_eq!(finished.end.samples, 50);
-    finished.write_wav().unwrap();
+    spool.append(&log(0, &[3; 50])).unwrap();
+    let finished = spool.finish(end(80 * FRAME)).unwrap();
+    let original = finished.write_original().unwrap();
+    assert_eq!(original.audio.samples, 50 * 160);
 }

@@ -39,7 +39,7 @@
       return;
     }
     document.title = page.title;
-    for (const id of ["routing", "unread", "empty", "pages"]) {
+    for (const id of ["routing", "unread", "empty", "pages", "missed"]) {
       replace(document.getElementById(id), page.getElementById(id));
     }
     const had = list.children.length;

@@ -1,24 +1,33 @@
-//! Audio as an answer: chosen format, validators, ranges (RFC 9110), streamed from its store.
+//! Audio as an answer: validators, ranges (RFC 9110), streamed from its store. What can be known by
+//! arithmetic is not decoded for.
 
+use std::error::Error;
+use std::fs::File;
+use std::io;
 use std::ops::Range;
+use std::path::Path;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::TryStreamExt;
+use futures_util::stream::BoxStream;
 
 use crate::http::ApiError;
 use crate::http::conditional;
-use crate::http::conditional::{Answer, Validators};
+use crate::http::conditional::{Share, Unwanted, Validators};
+use crate::http::expansion::Expansion;
+use crate::http::formats::Format;
 use crate::http::problem;
-use crate::storage::blob::Blobs;
+use crate::storage::blob::{Blobs, Made};
 
-/// A WAV file to be served.
+/// A file to be served.
 pub(crate) struct Audio {
     pub(crate) source: Source,
+    pub(crate) format: Format,
     pub(crate) validators: Validators,
-    /// Of plain letters, digits, dots and dashes.
+    /// Of plain letters, digits, dots and dashes, without its ending.
     pub(crate) file_name: String,
 }
 
@@ -26,40 +35,48 @@ pub(crate) struct Audio {
 pub(crate) enum Source {
     /// In the store, under this key.
     Blob(String),
+    /// In the store, as G.711.
+    Expanded(Expansion),
+    /// Made of what is in the store.
+    Converted(Conversion),
     /// Here.
     Memory(Bytes),
 }
 
+/// A file that is made of one in the store when it is asked for.
+pub(crate) struct Conversion {
+    /// The key of what it is made of.
+    pub(crate) key: String,
+    /// Tells it from what else is made of that.
+    pub(crate) kind: &'static str,
+    pub(crate) make: fn(&Path, &mut File) -> io::Result<()>,
+    /// Its size, where that is known before it is made.
+    pub(crate) size: Option<u64>,
+}
+
 impl Audio {
-    /// Answers a GET or HEAD. `format` is what the query asks for; else `Accept` tells.
+    /// Answers a GET or HEAD.
     pub(crate) async fn respond(
         self,
         blobs: &Blobs,
-        format: Option<&str>,
         method: &Method,
         headers: &HeaderMap,
     ) -> Result<Response, ApiError> {
-        if !wants_wav(format, headers) {
-            return Err(ApiError::NotAcceptable);
-        }
-        let size = self.source.size(blobs).await?;
-        let range = match conditional::answer(method, headers, &self.validators, size) {
-            Answer::PreconditionFailed => return Err(ApiError::PreconditionFailed),
-            Answer::Unsatisfiable => return Ok(unsatisfiable(size)),
-            Answer::NotModified => {
+        match conditional::unwanted(headers, &self.validators) {
+            Some(Unwanted::PreconditionFailed) => return Err(ApiError::PreconditionFailed),
+            Some(Unwanted::NotModified) => {
                 return Ok(self.described(StatusCode::NOT_MODIFIED, Body::empty()));
             }
-            Answer::Whole => None,
-            Answer::Part(range) => Some(range),
+            None => {}
+        }
+        let size = self.source.size(blobs).await?;
+        let (status, part) = match conditional::share(method, headers, &self.validators, size) {
+            Share::Unsatisfiable => return Ok(unsatisfiable(size)),
+            Share::Whole => (StatusCode::OK, 0..size),
+            Share::Part(part) => (StatusCode::PARTIAL_CONTENT, part),
         };
-        let status = match range {
-            None => StatusCode::OK,
-            Some(_) => StatusCode::PARTIAL_CONTENT,
-        };
-        let content_range = range
-            .as_ref()
-            .map(|part| format!("bytes {}-{}/{size}", part.start, part.end - 1));
-        let part = range.unwrap_or(0..size);
+        let content_range = (status == StatusCode::PARTIAL_CONTENT)
+            .then(|| format!("bytes {}-{}/{size}", part.start, part.end - 1));
         let length = part.end - part.start;
         let body = if method == Method::HEAD || length == 0 {
             Body::empty()
@@ -67,13 +84,14 @@ impl Audio {
             self.source.read(blobs, part).await?
         };
         let mut response = self.described(status, body);
+        let file_name = format!("{}.{}", self.file_name, self.format.extension());
         let fields = [
-            (header::CONTENT_TYPE, Some("audio/wav".to_owned())),
+            (header::CONTENT_TYPE, Some(self.format.media_type().into())),
             (header::CONTENT_LENGTH, Some(length.to_string())),
             (header::CONTENT_RANGE, content_range),
             (
                 header::CONTENT_DISPOSITION,
-                Some(format!("inline; filename=\"{}\"", self.file_name)),
+                Some(format!("inline; filename=\"{file_name}\"")),
             ),
         ];
         insert(response.headers_mut(), fields);
@@ -101,6 +119,11 @@ impl Source {
         match self {
             Self::Memory(bytes) => Ok(bytes.len() as u64),
             Self::Blob(key) => Ok(blobs.size(key).await?),
+            Self::Expanded(expansion) => Ok(expansion.size()),
+            Self::Converted(conversion) => match conversion.size {
+                Some(size) => Ok(size),
+                None => Ok(conversion.made(blobs).await?.size()),
+            },
         }
     }
 
@@ -114,18 +137,39 @@ impl Source {
                 let (start, end) = within.expect("a part lies within bytes that are in memory");
                 Ok(Body::from(bytes.slice(start..end)))
             }
-            Self::Blob(key) => {
-                let stream = blobs.stream(key, part).await?;
-                // The answer has begun: all that is left is to break it off and say so in the log.
-                Ok(Body::from_stream(stream.inspect_err(|error| {
-                    tracing::error!(
-                        error = problem::chain(error),
-                        "Broke off an answer in the middle"
-                    );
-                })))
-            }
+            Self::Blob(key) => Ok(body(blobs.stream(key, part).await?)),
+            Self::Expanded(expansion) => Ok(body(expansion.stream(blobs, part).await?)),
+            Self::Converted(conversion) => Ok(body(conversion.made(blobs).await?.stream(part))),
         }
     }
+}
+
+impl Conversion {
+    async fn made(&self, blobs: &Blobs) -> Result<Made, ApiError> {
+        let make = Box::new(self.make);
+        let made = blobs.converted(&self.key, self.kind, make).await?;
+        match self.size {
+            Some(size) if size != made.size() => Err(ApiError::Internal(format!(
+                "what was made of {} has {} bytes instead of {size}",
+                self.key,
+                made.size()
+            ))),
+            _ => Ok(made),
+        }
+    }
+}
+
+/// Once the answer has begun, all that is left is to break it off and say so in the log.
+fn body<E>(stream: BoxStream<'static, Result<Bytes, E>>) -> Body
+where
+    E: Error + Send + Sync + 'static,
+{
+    Body::from_stream(stream.inspect_err(|error| {
+        tracing::error!(
+            error = problem::chain(error),
+            "Broke off an answer in the middle"
+        );
+    }))
 }
 
 fn unsatisfiable(size: u64) -> Response {
@@ -143,71 +187,6 @@ fn insert(headers: &mut HeaderMap, fields: impl IntoIterator<Item = (HeaderName,
     for (name, value) in fields {
         if let Some(value) = value.and_then(|value| value.parse().ok()) {
             headers.insert(name, value);
-        }
-    }
-}
-
-/// Whether WAV will do, by the query's `format` or else by `Accept` (RFC 9110 section 12.5.1).
-fn wants_wav(format: Option<&str>, headers: &HeaderMap) -> bool {
-    if let Some(format) = format {
-        return format.eq_ignore_ascii_case("wav");
-    }
-    if !headers.contains_key(header::ACCEPT) {
-        return true;
-    }
-    let fields = headers.get_all(header::ACCEPT).iter();
-    let ranges = fields
-        .filter_map(|field| field.to_str().ok())
-        .flat_map(|field| field.split(','));
-    // The most exact of the ranges that match decides: `audio/wav;q=0, */*` refuses WAV.
-    let best = ranges
-        .filter_map(weighed)
-        .max_by_key(|(exactness, _)| *exactness);
-    best.is_some_and(|(_, is_wanted)| is_wanted)
-}
-
-/// How exactly a media range names WAV, and whether its weight is above zero.
-fn weighed(range: &str) -> Option<(u8, bool)> {
-    let mut parts = range
-        .split(';')
-        .map(|part| part.trim().to_ascii_lowercase());
-    let exactness = match parts.next()?.as_str() {
-        "audio/wav" | "audio/x-wav" | "audio/wave" | "audio/vnd.wave" => 2,
-        "audio/*" => 1,
-        "*/*" => 0,
-        _ => return None,
-    };
-    let weight = parts.find_map(|part| part.strip_prefix("q=").map(str::to_owned));
-    let is_wanted = weight.is_none_or(|weight| weight.parse().is_ok_and(|w: f32| w > 0.0));
-    Some((exactness, is_wanted))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn wav_is_given_to_those_who_take_it() {
-        for (format, accept, will_do) in [
-            (None, None, true),
-            (None, Some("*/*"), true),
-            (None, Some("audio/*;q=0.5"), true),
-            (None, Some("audio/ogg, audio/x-wav; q=0.1"), true),
-            (None, Some("audio/mpeg"), false),
-            (None, Some("audio/wav;q=0, */*"), false),
-            (None, Some("text/html, */*;q=0.8"), true),
-            (None, Some(""), false),
-            (Some("wav"), Some("audio/mpeg"), true),
-            (Some("WAV"), None, true),
-            (Some("mp3"), Some("*/*"), false),
-        ] {
-            let headers = accept.map(|accept| (header::ACCEPT, accept.parse().unwrap()));
-            let headers = headers.into_iter().collect();
-            assert_eq!(
-                wants_wav(format, &headers),
-                will_do,
-                "{format:?} {accept:?}"
-            );
         }
     }
 }

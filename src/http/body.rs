@@ -24,20 +24,20 @@ impl<T: DeserializeOwned> FromRequest<Shared> for Json<T> {
     }
 }
 
-/// A WAV file of at most `LIMIT` bytes; the route must allow so many. As long as it lives, it takes
+/// A WAV or Ogg file of at most `LIMIT` bytes; the route must allow so many. As long as it lives, it takes
 /// one of the few places for uploads.
-pub(crate) struct WavUpload<const LIMIT: usize> {
+pub(crate) struct AudioUpload<const LIMIT: usize> {
     pub(crate) file: Bytes,
     pub(crate) place: OwnedSemaphorePermit,
 }
 
-impl<const LIMIT: usize> FromRequest<Shared> for WavUpload<LIMIT> {
+impl<const LIMIT: usize> FromRequest<Shared> for AudioUpload<LIMIT> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &Shared) -> Result<Self, ApiError> {
-        if !is_wav(&request) {
+        if !is_audio(&request) {
             return Err(ApiError::UnsupportedMediaType(
-                "a WAV file, sent as audio/wav",
+                "a WAV file, sent as audio/wav, or Opus in Ogg, sent as audio/ogg",
             ));
         }
         let too_large = ApiError::TooLarge { limit_bytes: LIMIT };
@@ -54,9 +54,9 @@ impl<const LIMIT: usize> FromRequest<Shared> for WavUpload<LIMIT> {
     }
 }
 
-/// Any of the names that WAV goes by. Where the client was not told what it sends, the bytes tell: no
+/// Any of the names that WAV and Ogg go by. Where the client was not told what it sends, the bytes tell: no
 /// name at all, or that of a form, which is what curl and others say of themselves.
-fn is_wav(request: &Request) -> bool {
+fn is_audio(request: &Request) -> bool {
     let Some(content_type) = request.headers().get(header::CONTENT_TYPE) else {
         return true;
     };
@@ -67,6 +67,9 @@ fn is_wav(request: &Request) -> bool {
         "audio/x-wav",
         "audio/wave",
         "audio/vnd.wave",
+        "audio/ogg",
+        "audio/opus",
+        "application/ogg",
         "application/octet-stream",
         "application/x-www-form-urlencoded",
     ]

@@ -6,7 +6,7 @@ use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::domain::MissedCall;
+use crate::domain::{MediaStage, MissedCall};
 use crate::http::auth::Owner;
 use crate::http::openapi;
 use crate::http::page::Page;
@@ -35,6 +35,10 @@ pub(crate) struct MissedCallBody {
     /// Why there is no message.
     #[schema(example = "too-short")]
     cause: String,
+    /// Where the caller's media never came (`no-media`, or he hung up before): what did not come about.
+    /// Else null.
+    #[schema(required, schema_with = openapi::media_stage)]
+    failed_stage: Option<&'static str>,
 }
 
 impl From<MissedCall> for MissedCallBody {
@@ -46,6 +50,7 @@ impl From<MissedCall> for MissedCallBody {
             reason: call.reason.as_str(),
             received_at: call.received_at.to_string(),
             cause: call.cause,
+            failed_stage: call.failed_stage.map(MediaStage::as_str),
         }
     }
 }

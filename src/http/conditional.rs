@@ -19,46 +19,52 @@ pub struct Validators {
     pub modified: Option<Timestamp>,
 }
 
-/// What to answer to a GET or HEAD.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
-    /// 200 with everything.
-    Whole,
-    /// 206 with these bytes; never empty, never beyond the end.
-    Part(Range<u64>),
+/// What to answer to a GET or HEAD where a precondition says that the representation is not wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unwanted {
     /// 304.
     NotModified,
     /// 412.
     PreconditionFailed,
+}
+
+/// How much of a representation to give.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Share {
+    /// 200 with everything.
+    Whole,
+    /// 206 with these bytes; never empty, never beyond the end.
+    Part(Range<u64>),
     /// 416.
     Unsatisfiable,
 }
 
-/// Chooses the answer to a request for a representation of `size` bytes, in the order of RFC 9110
-/// section 13.2.2.
-pub fn answer(method: &Method, headers: &HeaderMap, now: &Validators, size: u64) -> Answer {
+/// The first steps of RFC 9110 section 13.2.2, for which the representation need not be at hand.
+pub fn unwanted(headers: &HeaderMap, now: &Validators) -> Option<Unwanted> {
     if let Some(tags) = list(headers, header::IF_MATCH) {
         if !matches_strong(&tags, &now.etag) {
-            return Answer::PreconditionFailed;
+            return Some(Unwanted::PreconditionFailed);
         }
     } else if modified_after(headers, header::IF_UNMODIFIED_SINCE, now) == Some(true) {
-        return Answer::PreconditionFailed;
+        return Some(Unwanted::PreconditionFailed);
     }
-    if let Some(tags) = list(headers, header::IF_NONE_MATCH) {
-        if matches_weak(&tags, &now.etag) {
-            return Answer::NotModified;
-        }
-    } else if modified_after(headers, header::IF_MODIFIED_SINCE, now) == Some(false) {
-        return Answer::NotModified;
-    }
+    let has_it = match list(headers, header::IF_NONE_MATCH) {
+        Some(tags) => matches_weak(&tags, &now.etag),
+        None => modified_after(headers, header::IF_MODIFIED_SINCE, now) == Some(false),
+    };
+    has_it.then_some(Unwanted::NotModified)
+}
+
+/// The last steps of RFC 9110 section 13.2.2, for a representation of `size` bytes.
+pub fn share(method: &Method, headers: &HeaderMap, now: &Validators, size: u64) -> Share {
     // 14.2: a Range is defined for GET alone, and is ignored with any other method.
     if *method != Method::GET || !if_range_holds(headers, now) {
-        return Answer::Whole;
+        return Share::Whole;
     }
     match single(headers, header::RANGE).map(|text| range(text, size)) {
-        Some(Requested::Part(part)) => Answer::Part(part),
-        Some(Requested::Unsatisfiable) => Answer::Unsatisfiable,
-        Some(Requested::Ignored) | None => Answer::Whole,
+        Some(Requested::Part(part)) => Share::Part(part),
+        Some(Requested::Unsatisfiable) => Share::Unsatisfiable,
+        Some(Requested::Ignored) | None => Share::Whole,
     }
 }
 
@@ -201,6 +207,9 @@ mod tests {
     /// Sun, 06 Nov 1994 08:49:37 GMT and a bit.
     const MODIFIED: i64 = 784_111_777_250;
 
+    /// What of a representation is given, or why nothing of it.
+    type Answer = Result<Share, Unwanted>;
+
     fn ask(method: &Method, size: u64, fields: &[(HeaderName, &str)]) -> Answer {
         let headers = fields
             .iter()
@@ -210,7 +219,7 @@ mod tests {
             etag: "\"abc\"".into(),
             modified: Some(Timestamp::from_millis(MODIFIED)),
         };
-        answer(method, &headers, &now, size)
+        unwanted(&headers, &now).map_or_else(|| Ok(share(method, &headers, &now, size)), Err)
     }
 
     fn get(range: &str) -> Answer {
@@ -230,7 +239,7 @@ mod tests {
             ("bytes=0-99999999999999999999999999", 0..1000),
             ("BYTES= 1-2 ,", 1..3),
         ] {
-            assert_eq!(get(field), Answer::Part(part), "{field}");
+            assert_eq!(get(field), Ok(Share::Part(part)), "{field}");
         }
     }
 
@@ -242,11 +251,11 @@ mod tests {
             "bytes=-0",
             "bytes=99999999999999999999-",
         ] {
-            assert_eq!(get(field), Answer::Unsatisfiable, "{field}");
+            assert_eq!(get(field), Ok(Share::Unsatisfiable), "{field}");
         }
         assert_eq!(
             ask(&Method::GET, 0, &[(header::RANGE, "bytes=0-")]),
-            Answer::Unsatisfiable
+            Ok(Share::Unsatisfiable)
         );
     }
 
@@ -267,11 +276,11 @@ mod tests {
             "",
         ] {
             let answer = ask(&Method::GET, 1000, &[(header::RANGE, field)]);
-            assert_eq!(answer, Answer::Whole, "{field}");
+            assert_eq!(answer, Ok(Share::Whole), "{field}");
         }
         let twice = [(header::RANGE, "bytes=0-1"), (header::RANGE, "bytes=5-6")];
-        assert_eq!(ask(&Method::GET, 1000, &twice[..1]), Answer::Part(0..2));
-        assert_eq!(ask(&Method::HEAD, 1000, &twice[..1]), Answer::Whole);
+        assert_eq!(ask(&Method::GET, 1000, &twice[..1]), Ok(Share::Part(0..2)));
+        assert_eq!(ask(&Method::HEAD, 1000, &twice[..1]), Ok(Share::Whole));
     }
 
     #[test]
@@ -289,36 +298,41 @@ mod tests {
         ] {
             let fields = [(header::RANGE, "bytes=0-1"), (header::IF_RANGE, validator)];
             let expected = if same {
-                Answer::Part(0..2)
+                Share::Part(0..2)
             } else {
-                Answer::Whole
+                Share::Whole
             };
-            assert_eq!(ask(&Method::GET, 1000, &fields), expected, "{validator}");
+            assert_eq!(
+                ask(&Method::GET, 1000, &fields),
+                Ok(expected),
+                "{validator}"
+            );
         }
     }
 
     #[test]
     fn a_client_that_has_it_gets_304_and_tags_outrank_dates() {
-        use Answer::{NotModified, Whole};
+        use Share::Whole;
+        use Unwanted::NotModified;
         let since = header::IF_MODIFIED_SINCE;
         let none = header::IF_NONE_MATCH;
         for (fields, expected) in [
-            (vec![(none.clone(), "\"abc\"")], NotModified),
-            (vec![(none.clone(), "\"x\", W/\"abc\"")], NotModified),
-            (vec![(none.clone(), "*")], NotModified),
-            (vec![(none.clone(), "\"x\"")], Whole),
+            (vec![(none.clone(), "\"abc\"")], Err(NotModified)),
+            (vec![(none.clone(), "\"x\", W/\"abc\"")], Err(NotModified)),
+            (vec![(none.clone(), "*")], Err(NotModified)),
+            (vec![(none.clone(), "\"x\"")], Ok(Whole)),
             (
                 vec![(since.clone(), "Sun, 06 Nov 1994 08:49:37 GMT")],
-                NotModified,
+                Err(NotModified),
             ),
             (
                 vec![(since.clone(), "Sun, 06 Nov 1994 08:49:36 GMT")],
-                Whole,
+                Ok(Whole),
             ),
-            (vec![(since.clone(), "nonsense")], Whole),
+            (vec![(since.clone(), "nonsense")], Ok(Whole)),
             (
                 vec![(none, "\"x\""), (since, "Sun, 06 Nov 1994 08:49:37 GMT")],
-                Whole,
+                Ok(Whole),
             ),
         ] {
             assert_eq!(ask(&Method::GET, 10, &fields), expected, "{fields:?}");
@@ -335,7 +349,7 @@ mod tests {
         ] {
             assert_eq!(
                 ask(&Method::GET, 10, &[(name, value)]),
-                Answer::PreconditionFailed
+                Err(Unwanted::PreconditionFailed)
             );
         }
         for (name, value) in [
@@ -343,7 +357,7 @@ mod tests {
             (header::IF_MATCH, "*"),
             (header::IF_UNMODIFIED_SINCE, "Sun, 06 Nov 1994 08:49:37 GMT"),
         ] {
-            assert_eq!(ask(&Method::GET, 10, &[(name, value)]), Answer::Whole);
+            assert_eq!(ask(&Method::GET, 10, &[(name, value)]), Ok(Share::Whole));
         }
     }
 

@@ -10,8 +10,9 @@ use utoipa::ToSchema;
 
 use crate::http::audio::{Audio, Source};
 use crate::http::auth::Owner;
-use crate::http::body::WavUpload;
+use crate::http::body::AudioUpload;
 use crate::http::conditional::Validators;
+use crate::http::formats::{Format, Wish};
 use crate::http::openapi;
 use crate::http::problem::Problem;
 use crate::http::{ApiError, Shared};
@@ -50,8 +51,8 @@ pub(crate) struct GreetingBody {
     /// Its length.
     #[schema(example = 8200)]
     duration_ms: u64,
-    /// Its size as stored: 8 kHz, mono, 16 bit.
-    #[schema(example = 131244)]
+    /// Its size as stored: mono, 16 bit, at its own rate or 48 kHz.
+    #[schema(example = 262444)]
     size_bytes: u64,
 }
 
@@ -80,24 +81,27 @@ pub(crate) async fn show(
             Source::Memory(default.file.clone()),
         ),
     };
+    Wish::read(None, &headers, &[Format::Wav])?;
     let audio = Audio {
         source,
+        format: Format::Wav,
         validators: Validators {
             etag,
             modified: None,
         },
-        file_name: "greeting.wav".into(),
+        file_name: "greeting".into(),
     };
-    let mut response = audio.respond(&state.blobs, None, &method, &headers).await?;
+    let mut response = audio.respond(&state.blobs, &method, &headers).await?;
     response
         .headers_mut()
         .insert(GREETING, HeaderValue::from_static(whose));
     Ok(response)
 }
 
-/// Sets the own greeting: a WAV file of up to 60 seconds.
+/// Sets the own greeting: a WAV file or Opus in Ogg, of up to 60 seconds. Callers hear it as well as their
+/// call allows.
 #[utoipa::path(put, path = "/greeting", tag = "greeting", operation_id = "set_greeting",
-    request_body(content = openapi::Audio, content_type = "audio/wav", description = "PCM of 8 to 32 bits, float or G.711; 8 to 96 kHz; mono or stereo"),
+    request_body(content((openapi::Audio = "audio/wav"), (openapi::Audio = "audio/ogg")), description = "WAV: PCM of 8 to 32 bits, float or G.711; 8 to 96 kHz; mono or stereo. Ogg: Opus, mono or stereo"),
     responses(
         (status = 200, body = GreetingBody),
         (status = 413, response = Problem), (status = 415, response = Problem), (status = 422, response = Problem),
@@ -105,7 +109,7 @@ pub(crate) async fn show(
 pub(crate) async fn set(
     State(state): State<Shared>,
     Owner(owner): Owner,
-    upload: WavUpload<UPLOAD_LIMIT_BYTES>,
+    upload: AudioUpload<UPLOAD_LIMIT_BYTES>,
 ) -> Result<Json<GreetingBody>, ApiError> {
     let greeting = tokio::task::spawn_blocking(move || {
         let greeting = normalised(&upload.file);
@@ -149,10 +153,10 @@ struct Greeting {
     duration_ms: u64,
 }
 
-/// As it is stored: 8 kHz, mono, 16 bit.
+/// As it is stored: mono, 16 bit, at its own rate.
 fn normalised(upload: &[u8]) -> Result<Greeting, ApiError> {
-    let samples = audio::read_wav(upload)?;
-    let rate = audio::SAMPLE_RATE as usize;
+    let (samples, sample_rate) = audio::read_audio(upload)?;
+    let rate = sample_rate as usize;
     if samples.len() > MAX_SECONDS * rate {
         let seconds = samples.len().div_ceil(rate);
         return Err(ApiError::Unprocessable(format!(
@@ -161,7 +165,7 @@ fn normalised(upload: &[u8]) -> Result<Greeting, ApiError> {
     }
     Ok(Greeting {
         duration_ms: (samples.len() * 1000 / rate) as u64,
-        file: audio::write_wav(&samples).into(),
+        file: audio::write_wav_at(&samples, sample_rate).into(),
     })
 }
 

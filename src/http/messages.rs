@@ -1,25 +1,23 @@
-//! Messages: listing, reading, marking and deleting them, and their audio.
+//! Messages: listing, reading, marking and deleting them.
 
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::domain::{Message, MessageId, Msisdn, Subscriber};
+use crate::domain::{Gap, Message, MessageId, SetupTimes, Subscriber};
 use crate::http;
-use crate::http::audio::{Audio, Source};
 use crate::http::auth::Owner;
 use crate::http::conditional;
+use crate::http::formats::Format;
 use crate::http::openapi;
 use crate::http::page::{Page, given};
 use crate::http::problem::Problem;
+use crate::http::recording;
 use crate::http::{ApiError, Shared};
-use crate::secret;
-use crate::storage::blob::Blobs;
 use crate::storage::{Changed, MessageFilter};
 
 /// A message in the box.
@@ -47,9 +45,23 @@ pub(crate) struct MessageBody {
     /// Length of the recording.
     #[schema(example = 7420)]
     duration_ms: u32,
-    /// Size of the recording.
+    /// Size of the recording as WAV, which is what a client gets that asks for no format.
     #[schema(example = 118764)]
     size_bytes: u64,
+    /// What the caller's phone sent: `opus`, `G722`, `PCMA` or `PCMU`; several with commas; null where
+    /// that was not noted.
+    #[schema(required, example = "opus")]
+    codec: Option<String>,
+    /// Media types in which the recording can be had; the first as it lies in the store.
+    #[schema(example = json!(["audio/ogg; codecs=opus", "audio/wav"]))]
+    formats: [&'static str; 2],
+    /// How much of what the caller said never arrived.
+    #[schema(example = 60)]
+    lost_ms: u32,
+    /// Where that is; at most 200 places, the first.
+    gaps: Vec<GapBody>,
+    /// How the call came about.
+    setup: SetupBody,
     /// Whether it was listened to.
     read: bool,
     /// What ended the recording.
@@ -62,9 +74,70 @@ pub(crate) struct MessageBody {
     audio_url: String,
 }
 
+/// A piece of a recording that never arrived.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Gap)]
+pub(crate) struct GapBody {
+    /// Where it begins, from the beginning of the recording.
+    #[schema(example = 2340)]
+    at_ms: u32,
+    /// How long it is.
+    #[schema(example = 60)]
+    duration_ms: u32,
+}
+
+impl From<Gap> for GapBody {
+    fn from(Gap { at_ms, duration_ms }: Gap) -> Self {
+        Self { at_ms, duration_ms }
+    }
+}
+
+/// When the stages of a call were reached, in milliseconds from its INVITE; null: not reached, not part
+/// of this call, or not noted.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Setup)]
+pub(crate) struct SetupBody {
+    /// The call was answered.
+    #[schema(required, example = 4)]
+    answered_ms: Option<u32>,
+    /// ICE found a way to the caller.
+    #[schema(required, example = 31)]
+    ice_ms: Option<u32>,
+    /// The keys of the media were agreed on (DTLS).
+    #[schema(required, example = 58)]
+    dtls_ms: Option<u32>,
+    /// The caller's first media packet arrived.
+    #[schema(required, example = 71)]
+    first_rtp_in_ms: Option<u32>,
+    /// Our first media packet was sent.
+    #[schema(required, example = 60)]
+    first_rtp_out_ms: Option<u32>,
+}
+
+impl From<SetupTimes> for SetupBody {
+    fn from(times: SetupTimes) -> Self {
+        let SetupTimes {
+            answered_ms,
+            ice_ms,
+            dtls_ms,
+            first_rtp_in_ms,
+            first_rtp_out_ms,
+        } = times;
+        Self {
+            answered_ms,
+            ice_ms,
+            dtls_ms,
+            first_rtp_in_ms,
+            first_rtp_out_ms,
+        }
+    }
+}
+
 impl MessageBody {
     fn new(state: &http::State, message: &Message) -> Self {
         let facts = &message.facts;
+        let audio = &facts.audio;
+        let gaps = audio.losses.gaps.iter().copied();
         Self {
             id: facts.id.to_string(),
             from: facts.caller.number.as_ref().map(|n| n.e164().to_owned()),
@@ -72,8 +145,13 @@ impl MessageBody {
             to: facts.to.e164().to_owned(),
             reason: facts.reason.as_str(),
             received_at: facts.received_at.to_string(),
-            duration_ms: facts.duration_ms,
-            size_bytes: facts.size_bytes,
+            duration_ms: audio.duration_ms(),
+            size_bytes: audio.wav_bytes(),
+            codec: audio.codec.clone(),
+            formats: recording::formats(audio.format).map(Format::media_type),
+            lost_ms: audio.losses.lost_ms,
+            gaps: gaps.map(GapBody::from).collect(),
+            setup: facts.setup.into(),
             read: message.read,
             ended_by: facts.ended_by.as_str(),
             audio_url: state.link(&format!("/messages/{}/audio", facts.id)),
@@ -235,50 +313,6 @@ pub(crate) async fn delete(
     }
 }
 
-/// Which format of a recording is wanted.
-#[derive(Debug, Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-pub(crate) struct AudioQuery {
-    /// `wav`; comes before `Accept`.
-    #[param(example = "wav")]
-    format: Option<String>,
-}
-
-/// The recording, whole or in part.
-#[utoipa::path(method(get, head), path = "/messages/{id}/audio", tag = "messages", operation_id = "message_audio",
-    params(("id" = String, Path), AudioQuery,
-        ("Range" = Option<String>, Header, description = "One range of bytes (RFC 9110 section 14); several are answered whole"),
-        ("If-Range" = Option<String>, Header), ("If-None-Match" = Option<String>, Header), ("If-Modified-Since" = Option<String>, Header)),
-    responses(
-        (status = 200, content_type = "audio/wav", body = openapi::Audio, headers(("ETag" = String), ("Last-Modified" = String), ("Accept-Ranges" = String))),
-        (status = 206, content_type = "audio/wav", body = openapi::Audio, headers(("Content-Range" = String))),
-        (status = 304, description = "The client has it already"),
-        (status = 400, response = Problem), (status = 404, response = Problem), (status = 406, response = Problem),
-        (status = 412, response = Problem), (status = 416, response = Problem),
-    ))]
-pub(crate) async fn audio(
-    State(state): State<Shared>,
-    Owner(owner): Owner,
-    Path(id): Path<String>,
-    query: Result<Query<AudioQuery>, QueryRejection>,
-    method: Method,
-    headers: HeaderMap,
-) -> Result<Response, ApiError> {
-    let Query(query) = query?;
-    let message = find(&state, &owner, &id).await?;
-    let facts = &message.facts;
-    let format = given(query.format.as_deref());
-    let audio = Audio {
-        source: Source::Blob(Blobs::recording_key(facts.id)),
-        validators: conditional::Validators {
-            etag: format!("\"{}\"", secret::hex(&facts.sha256)),
-            modified: Some(facts.received_at.plus_millis(facts.duration_ms.into())),
-        },
-        file_name: file_name(&owner, &message),
-    };
-    audio.respond(&state.blobs, format, &method, &headers).await
-}
-
 /// One answer for what never was, what is gone, and what is somebody else's.
 const GONE: ApiError = ApiError::NotFound("message in this mailbox");
 
@@ -286,7 +320,12 @@ fn message_id(text: &str) -> Result<MessageId, ApiError> {
     text.parse().map_err(|_| GONE)
 }
 
-async fn find(state: &http::State, owner: &Subscriber, id: &str) -> Result<Message, ApiError> {
+/// The message of that id in the box of `owner`.
+pub(crate) async fn find(
+    state: &http::State,
+    owner: &Subscriber,
+    id: &str,
+) -> Result<Message, ApiError> {
     let found = state.storage.message(owner.id, message_id(id)?);
     found.await?.ok_or(GONE)
 }
@@ -302,14 +341,4 @@ fn shown(state: &http::State, message: &Message) -> Response {
         response.headers_mut().insert(header::ETAG, etag);
     }
     response
-}
-
-/// `voicemail-2026-11-23-0404-4721000000.wav`, in the subscriber's own time.
-fn file_name(owner: &Subscriber, message: &Message) -> String {
-    let facts = &message.facts;
-    let zone = TimeZone::get(&owner.time_zone).unwrap_or(TimeZone::UTC);
-    let at = jiff::Timestamp::from_millisecond(facts.received_at.as_millis()).unwrap_or_default();
-    let at = at.to_zoned(zone).strftime("%Y-%m-%d-%H%M");
-    let caller = facts.caller.number.as_ref().map_or("unknown", Msisdn::e164);
-    format!("voicemail-{at}-{}.wav", caller.trim_start_matches('+'))
 }

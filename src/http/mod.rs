@@ -13,6 +13,8 @@ mod body;
 mod calls;
 pub mod conditional;
 mod events;
+mod expansion;
+mod formats;
 mod greetings;
 mod layers;
 mod me;
@@ -22,6 +24,7 @@ mod page;
 mod pages;
 mod problem;
 pub mod readiness;
+mod recording;
 mod registration;
 mod session;
 mod settings;
@@ -78,6 +81,9 @@ pub struct Config {
     pub body_timeout_ms: u64,
     /// The longest a request may take until its answer begins, its body included.
     pub request_timeout_ms: u64,
+    /// What is made of recordings on demand, and kept: at most so many bytes of it. What was not asked
+    /// for the longest goes first.
+    pub max_converted_bytes: u64,
 }
 
 impl Default for Config {
@@ -89,6 +95,7 @@ impl Default for Config {
             max_event_streams: 512,
             body_timeout_ms: 20_000,
             request_timeout_ms: 30_000,
+            max_converted_bytes: 500_000_000,
         }
     }
 }

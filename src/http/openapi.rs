@@ -6,7 +6,7 @@ use axum::response::IntoResponse;
 use axum::{Router, routing};
 use bytes::Bytes;
 use utoipa::openapi::path::{Operation, PathItem};
-use utoipa::openapi::schema::Type;
+use utoipa::openapi::schema::{SchemaType, Type};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{KnownFormat, Object, ObjectBuilder, Ref, RefOr, Schema, SchemaFormat};
 use utoipa::{Modify, OpenApi, PartialSchema, ToSchema};
@@ -20,6 +20,7 @@ use crate::http::greetings;
 use crate::http::me;
 use crate::http::messages;
 use crate::http::problem::Problem;
+use crate::http::recording;
 use crate::http::settings;
 use crate::http::tokens;
 
@@ -85,7 +86,7 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .routes(routes!(me::show, me::leave))
         .routes(routes!(messages::list))
         .routes(routes!(messages::show, messages::change, messages::delete))
-        .routes(routes!(messages::audio))
+        .routes(routes!(recording::audio))
         .routes(routes!(calls::list))
         .routes(routes!(events::watch))
         .merge(uploads)
@@ -156,14 +157,14 @@ fn may_answer(operation: &mut Operation, status: &str) {
     entry.or_insert_with(|| problem.into());
 }
 
-/// Stands for the bytes of a WAV file, which have no schema but their media type.
+/// Stands for the bytes of an audio file, which have no schema but their media type.
 pub(crate) enum Audio {}
 
 impl PartialSchema for Audio {
     fn schema() -> RefOr<Schema> {
         let bytes = SchemaFormat::KnownFormat(KnownFormat::Binary);
-        let wav = ObjectBuilder::new().schema_type(Type::String);
-        wav.format(Some(bytes)).into()
+        let file = ObjectBuilder::new().schema_type(Type::String);
+        file.format(Some(bytes)).into()
     }
 }
 
@@ -202,6 +203,16 @@ pub(crate) fn recording_end() -> Object {
         "disk-too-slow",
         "interrupted",
     ])
+}
+
+/// The names of [`crate::domain::MediaStage`], or null.
+pub(crate) fn media_stage() -> Object {
+    let mut stage = one_of(["ice", "dtls", "rtp"]);
+    stage.schema_type = SchemaType::from_iter([Type::String, Type::Null]);
+    if let Some(names) = &mut stage.enum_values {
+        names.push(serde_json::Value::Null);
+    }
+    stage
 }
 
 fn one_of<const N: usize>(names: [&'static str; N]) -> Object {

@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::{ToResponse, ToSchema};
 
-use crate::media::audio::WavError;
+use crate::media::audio::AudioError;
 use crate::storage::StorageError;
 use crate::storage::blob::BlobError;
 
@@ -43,14 +43,16 @@ pub enum ApiError {
     /// The request is well written and asks what cannot be.
     #[error("{0}")]
     Unprocessable(String),
-    /// The body is no WAV file that we can read.
+    /// The body is no audio file that we can read.
     #[error("The greeting cannot be used: {0}.")]
-    UnreadableAudio(#[from] WavError),
+    UnreadableAudio(#[from] AudioError),
     /// The body is of another type than the route takes.
     #[error("The body must be {0}.")]
     UnsupportedMediaType(&'static str),
     /// The client wants a format that there is not.
-    #[error("Recordings come as audio/wav only.")]
+    #[error(
+        "Recordings come as audio/wav and as audio/ogg (Opus), the greeting as audio/wav: name one of these in `Accept`, or `wav`, `ogg` or `original` as `format`."
+    )]
     NotAcceptable,
     /// The body is longer than the route takes.
     #[error("The body is larger than the {limit_bytes} bytes allowed here.")]

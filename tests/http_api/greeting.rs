@@ -1,7 +1,7 @@
 //! The greeting: set, heard, refused, reset.
 
 use aftertone::domain::Timestamp;
-use aftertone::media::audio::{Tone, read_wav, tone_level, write_wav};
+use aftertone::media::audio::{Tone, convert, read_wav, tone_level, write_wav};
 use aftertone::storage::Storage;
 
 use crate::support::Api;
@@ -29,7 +29,7 @@ fn wav(rate: u32, channels: u16, seconds: f64) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_greeting_of_a_music_programme_is_kept_as_the_telephone_plays_it() {
+async fn a_greeting_of_a_music_programme_is_kept_in_mono_at_its_own_rate() {
     let api = Api::start().await;
     let kari = api.subscriber("+4790000001").await;
     let default = kari.get("/api/v1/greeting").await;
@@ -52,7 +52,7 @@ async fn a_greeting_of_a_music_programme_is_kept_as_the_telephone_plays_it() {
             reader.spec().channels,
             reader.spec().bits_per_sample
         ),
-        (8000, 1, 16)
+        (44_100, 1, 16)
     );
     let samples = read_wav(&own.body).unwrap();
     assert!(tone_level(&samples, 440.0) > 10.0 * tone_level(&samples, 1000.0));
@@ -92,6 +92,36 @@ async fn a_greeting_of_a_music_programme_is_kept_as_the_telephone_plays_it() {
             .len(),
         1
     );
+}
+
+#[tokio::test]
+async fn a_greeting_may_come_as_opus_and_is_given_as_wav() {
+    let api = Api::start().await;
+    let kari = api.subscriber("+4790000001").await;
+    let mut ogg = Vec::new();
+    convert::wav_to_ogg(wav(48_000, 1, 1.5).as_slice(), &mut ogg).unwrap();
+    let upload = kari
+        .request("PUT", "/api/v1/greeting")
+        .body("audio/ogg; codecs=opus", ogg);
+    assert_eq!(upload.send().await.ok(200)["duration_ms"], 1500);
+    let own = kari.get("/api/v1/greeting").await;
+    let reader = hound::WavReader::new(own.body.as_slice()).unwrap();
+    assert_eq!(
+        (reader.spec().sample_rate, reader.duration()),
+        (48_000, 72_000)
+    );
+    let samples = read_wav(&own.body).unwrap();
+    assert!(tone_level(&samples, 440.0) > 10.0 * tone_level(&samples, 1000.0));
+    // Ogg is not made of a greeting.
+    let wants_ogg = kari.request("GET", "/api/v1/greeting");
+    let refused = wants_ogg.header("Accept", "audio/ogg").send().await;
+    refused.is_problem(406);
+
+    let broken = kari
+        .request("PUT", "/api/v1/greeting")
+        .body("audio/ogg", &b"OggS"[..]);
+    broken.send().await.is_problem(422);
+    assert_eq!(kari.get("/api/v1/greeting").await.body, own.body);
 }
 
 #[tokio::test]

@@ -57,6 +57,17 @@ async fn a_message_says_everything_the_contract_promises() {
         "received_at": NOW.plus_millis(1000).to_string(),
         "duration_ms": 2000,
         "size_bytes": 1000,
+        "codec": null,
+        "formats": ["audio/wav", "audio/ogg; codecs=opus"],
+        "lost_ms": 0,
+        "gaps": [],
+        "setup": {
+            "answered_ms": 5,
+            "ice_ms": null,
+            "dtls_ms": null,
+            "first_rtp_in_ms": 21,
+            "first_rtp_out_ms": null,
+        },
         "read": false,
         "ended_by": "hang-up",
         "audio_url": format!("https://voicemail.example.com/api/v1/messages/{id}/audio"),
@@ -214,7 +225,8 @@ async fn calls_without_a_message_are_listed_too() {
     let body = page.ok(200);
     assert_eq!(body["missed_calls"][0]["id"], second);
     assert_eq!(body["missed_calls"][0]["from"], Value::Null);
-    assert_eq!(body["missed_calls"][0]["cause"], "too-short");
+    assert_eq!(body["missed_calls"][0]["cause"], "no-media");
+    assert_eq!(body["missed_calls"][0]["failed_stage"], "ice");
     assert!(
         page.header("link")
             .unwrap()

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod description;
+mod formats;
 mod greeting;
 mod mailbox;
 mod recording;

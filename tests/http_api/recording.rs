@@ -264,7 +264,8 @@ async fn a_recording_that_is_missing_is_our_fault_and_says_no_more() {
     let api = Api::start().await;
     let kari = api.subscriber("+4790000001").await;
     let id = kari.receives(&recording(100)).await;
-    let key = aftertone::storage::blob::Blobs::recording_key(id);
+    let key =
+        aftertone::storage::blob::Blobs::recording_key(id, aftertone::domain::AudioFormat::WavPcm);
     api.blobs.delete(&key).await.unwrap();
     let answer = kari.get(&format!("/api/v1/messages/{id}/audio")).await;
     answer.is_problem(500);

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use aftertone::clock::{Clock, ManualClock};
 use aftertone::domain::{
-    Caller, DivertReason, MessageId, MissedCall, Msisdn, NewMessage, Private, RecordingEnd,
-    Subscriber, Timestamp, TokenId,
+    AudioFormat, Caller, DivertReason, Losses, MediaStage, MessageId, MissedCall, Msisdn,
+    NewMessage, Private, RecordingEnd, SetupTimes, StoredAudio, Subscriber, Timestamp, TokenId,
 };
 use aftertone::http;
 use aftertone::http::{Readiness, admin, secret};
@@ -45,7 +45,7 @@ pub(crate) struct Api {
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
     chance: AtomicU8,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Api {
@@ -68,7 +68,14 @@ impl Api {
         let dir = tempfile::tempdir().unwrap();
         let url = format!("sqlite://{}", dir.path().join("test.db").display());
         let storage = Arc::new(SqliteStorage::open(&url).await.unwrap());
-        let blobs = Arc::new(Blobs::open(&dir.path().join("blobs")).unwrap());
+        let blobs = Arc::new(
+            Blobs::open(
+                &dir.path().join("blobs"),
+                &dir.path().join("conversions"),
+                config.max_converted_bytes,
+            )
+            .unwrap(),
+        );
         let default_greeting = Bytes::from(write_wav(&[7; 4000]));
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let state = http::State::new(
@@ -103,7 +110,7 @@ impl Api {
             tasks,
             stop,
             chance: AtomicU8::new(0xa1),
-            _dir: dir,
+            dir,
         }
     }
 
@@ -155,6 +162,13 @@ pub(crate) struct Holder<'a> {
     pub(crate) token: String,
 }
 
+impl Api {
+    /// Where it keeps what is made of recordings.
+    pub(crate) fn conversions(&self) -> std::path::PathBuf {
+        self.dir.path().join("conversions")
+    }
+}
+
 impl Holder<'_> {
     pub(crate) fn request(&self, method: &str, path: &str) -> Request {
         Request::new(self.api.address, method, path)
@@ -176,9 +190,28 @@ impl Holder<'_> {
 
     /// The same from `caller`.
     pub(crate) async fn receives_from(&self, caller: Caller, recording: &[u8]) -> MessageId {
+        let audio = StoredAudio {
+            format: AudioFormat::WavPcm,
+            codec: None,
+            sample_rate: 8000,
+            samples: 16_000,
+            stored_bytes: recording.len() as u64,
+            sha256: Sha256::digest(recording).into(),
+            losses: Losses::default(),
+        };
+        self.receives_audio(caller, audio, recording).await
+    }
+
+    /// The same, with what is known of the recording.
+    pub(crate) async fn receives_audio(
+        &self,
+        caller: Caller,
+        audio: StoredAudio,
+        recording: &[u8],
+    ) -> MessageId {
         self.api.clock.advance_ms(1000);
         let id = MessageId::new(self.api.clock.now(), self.api.chance());
-        let key = Blobs::recording_key(id);
+        let key = Blobs::recording_key(id, audio.format);
         self.api
             .blobs
             .put(&key, Bytes::copy_from_slice(recording))
@@ -191,10 +224,13 @@ impl Holder<'_> {
             caller,
             reason: DivertReason::NoAnswer,
             received_at: self.api.clock.now(),
-            duration_ms: 2000,
-            size_bytes: recording.len() as u64,
-            sha256: Sha256::digest(recording).into(),
+            audio,
             ended_by: RecordingEnd::HangUp,
+            setup: SetupTimes {
+                answered_ms: Some(5),
+                first_rtp_in_ms: Some(21),
+                ..SetupTimes::default()
+            },
         };
         self.api.storage.deposit(&message).await.unwrap();
         id
@@ -208,7 +244,8 @@ impl Holder<'_> {
             caller: Caller::default(),
             reason: DivertReason::Busy,
             received_at: self.api.clock.now(),
-            cause: "too-short".into(),
+            cause: "no-media".into(),
+            failed_stage: Some(MediaStage::Ice),
         };
         self.api.storage.deposit_missed_call(&call).await.unwrap();
         call.id

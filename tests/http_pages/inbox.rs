@@ -1,6 +1,6 @@
 //! What a subscriber sees and does, without script.
 
-use aftertone::domain::{Caller, Msisdn, Private};
+use aftertone::domain::{AudioFormat, Caller, Gap, Losses, Msisdn, Private, StoredAudio};
 use aftertone::storage::Storage;
 
 use crate::api::{Api, Request, Response, SOON};
@@ -87,7 +87,8 @@ async fn the_inbox_shows_the_own_messages_in_the_own_time_and_escapes_what_calle
     );
     let place = |id: &str| text.find(&format!("id=\"m-{id}\"")).unwrap();
     assert!(place(&second.to_string()) < place(&first.to_string()));
-    let player = format!("<audio controls preload=\"none\" src=\"/api/v1/messages/{first}/audio\"");
+    let player =
+        format!("<source src=\"/api/v1/messages/{first}/audio?format=wav\" type=\"audio/wav\">");
     assert!(text.contains(&player), "{text}");
     // 03:04 UTC is 04:04 in Oslo.
     assert!(
@@ -105,6 +106,60 @@ async fn the_inbox_shows_the_own_messages_in_the_own_time_and_escapes_what_calle
     let range = browser.request("GET", &audio).header("Range", "bytes=1-2");
     let part = range.send().await;
     assert_eq!((part.status, part.body.as_slice()), (206, &b"ir"[..]));
+}
+
+#[tokio::test]
+async fn a_recording_that_lies_as_opus_is_offered_so_and_as_wav() {
+    let api = Api::start().await;
+    let kari = api.subscriber("+4799990001").await;
+    let audio = StoredAudio {
+        format: AudioFormat::OggOpus,
+        codec: Some("opus".into()),
+        sample_rate: 48_000,
+        samples: 96_000,
+        stored_bytes: 6,
+        sha256: [1; 32],
+        losses: Losses::new([Gap {
+            at_ms: 100,
+            duration_ms: 1_400,
+        }]),
+    };
+    let id = kari
+        .receives_audio(Caller::default(), audio, b"opaque")
+        .await;
+    let mut browser = Browser::signed_in(&api, &kari.subscriber, SECRET).await;
+    let page = browser.get("/").await;
+    let text = page.text();
+    // A browser takes the first that it can play.
+    let path = format!("/api/v1/messages/{id}/audio");
+    let sources = format!(
+        "<source src=\"{path}?format=ogg\" type=\"audio/ogg; codecs=opus\">\n\
+         <source src=\"{path}?format=wav\" type=\"audio/wav\">\n</audio>"
+    );
+    assert!(text.contains(&sources), "{text}");
+    assert!(
+        text.contains("Parts of it were lost on the way, 2 s in all."),
+        "{text}"
+    );
+    let first = browser.request("GET", &format!("{path}?format=ogg"));
+    assert_eq!(first.send().await.body, b"opaque");
+}
+
+#[tokio::test]
+async fn calls_without_a_message_are_shown_with_the_reason() {
+    let api = Api::start().await;
+    let kari = api.subscriber("+4799990001").await;
+    let mut browser = Browser::signed_in(&api, &kari.subscriber, SECRET).await;
+    let none = browser.get("/").await;
+    assert!(
+        none.text()
+            .contains("aria-labelledby=\"missed-head\" hidden>")
+    );
+    kari.misses_a_call().await;
+    let page = browser.get("/").await;
+    let text = page.text();
+    assert!(text.contains("aria-labelledby=\"missed-head\">"), "{text}");
+    assert!(text.contains("No sound could be exchanged"), "{text}");
 }
 
 #[tokio::test]

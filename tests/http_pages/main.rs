@@ -7,9 +7,17 @@ mod api;
 #[path = "../oauth/issuer.rs"]
 #[allow(dead_code, reason = "the tests of the OAuth client use the rest")]
 mod issuer;
+#[path = "../support/peers.rs"]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    reason = "the tests of telephony use the rest"
+)]
+mod peers;
 
 mod browser;
 mod events;
 mod inbox;
+mod player;
 mod sessions;
 mod sign_in;

@@ -10,8 +10,11 @@ use jiff::tz::TimeZone;
 use serde::Deserialize;
 
 use crate::domain::choice::DEFAULT_TIME_ZONE;
-use crate::domain::{Message, MessageId, Secret, Subscriber, Timestamp, choice};
+use crate::domain::{
+    AudioFormat, Caller, Message, MessageId, MissedCall, Secret, Subscriber, Timestamp, choice,
+};
 use crate::http::Shared;
+use crate::http::formats::Format;
 use crate::http::page;
 use crate::http::pages;
 use crate::http::pages::PageError;
@@ -25,6 +28,9 @@ use crate::storage::{Changed, MessageFilter, SettingsChange};
 
 /// The zone of a subscriber who has not been asked.
 const NO_ZONE: &str = DEFAULT_TIME_ZONE;
+
+/// So many calls without a message are shown, the newest.
+const MISSED_CALLS: u32 = 10;
 
 #[derive(Template)]
 #[template(path = "welcome.html")]
@@ -45,6 +51,7 @@ struct Inbox {
     unread: u32,
     unread_words: String,
     rows: Vec<Row>,
+    missed: Vec<MissedRow>,
     is_later_page: bool,
     next: Option<String>,
     zone_note: String,
@@ -62,6 +69,19 @@ struct Row {
     moment: String,
     length: String,
     reason: Option<&'static str>,
+    lost: Option<String>,
+    /// The recording in the formats that a player may choose of, the best first.
+    sources: &'static [Format],
+}
+
+/// A call that left no message.
+struct MissedRow {
+    name: Option<String>,
+    number: Option<String>,
+    /// For machines.
+    datetime: String,
+    moment: String,
+    why: &'static str,
 }
 
 impl Row {
@@ -107,6 +127,12 @@ async fn inbox(
     };
     let mut messages = state.storage.messages(owner.id, filter).await?;
     let next = page.cut(&mut messages, |message| message.facts.id);
+    let missed = if page.after.is_none() {
+        let newest = state.storage.missed_calls(owner.id, None, MISSED_CALLS);
+        newest.await?
+    } else {
+        Vec::new()
+    };
     let counts = state.storage.counts(owner.id).await?;
     let registration = state.storage.registration(owner.id).await?;
     let now = state.clock.now();
@@ -124,6 +150,7 @@ async fn inbox(
         unread: counts.unread,
         unread_words: texts::unread(counts.unread),
         rows: messages.iter().map(|message| zone.row(message)).collect(),
+        missed: missed.iter().map(|call| zone.missed_row(call)).collect(),
         is_later_page: page.after.is_some(),
         next,
         zone_note: texts::zone_note(&owner.time_zone),
@@ -158,9 +185,7 @@ impl Zone {
 
     fn row(&self, message: &Message) -> Row {
         let facts = &message.facts;
-        let number = facts.caller.number.as_ref().map(|n| n.e164().to_owned());
-        let name = facts.caller.name.as_ref().map(|name| name.0.trim());
-        let name = name.filter(|name| !name.is_empty()).map(str::to_owned);
+        let (name, number) = who(&facts.caller);
         Row {
             id: facts.id,
             is_new: !message.read,
@@ -168,9 +193,39 @@ impl Zone {
             number,
             datetime: facts.received_at.to_string(),
             moment: self.moment(facts.received_at),
-            length: texts::duration(facts.duration_ms),
+            length: texts::duration(facts.audio.duration_ms()),
             reason: texts::reason(facts.reason),
+            lost: texts::lost(facts.audio.losses.lost_ms),
+            sources: sources(facts.audio.format),
         }
+    }
+
+    fn missed_row(&self, call: &MissedCall) -> MissedRow {
+        let (name, number) = who(&call.caller);
+        MissedRow {
+            name,
+            number,
+            datetime: call.received_at.to_string(),
+            moment: self.moment(call.received_at),
+            why: texts::missed(&call.cause, call.failed_stage),
+        }
+    }
+}
+
+/// Name and number, as far as they are known.
+fn who(caller: &Caller) -> (Option<String>, Option<String>) {
+    let number = caller.number.as_ref().map(|n| n.e164().to_owned());
+    let name = caller.name.as_ref().map(|name| name.0.trim());
+    let name = name.filter(|name| !name.is_empty()).map(str::to_owned);
+    (name, number)
+}
+
+/// Every browser plays WAV. Opus in Ogg is a tenth of the size, and better where nothing has to be made
+/// for it; browsers that do not play it (Safari before 18.4) go on to the next.
+const fn sources(stored: AudioFormat) -> &'static [Format] {
+    match stored {
+        AudioFormat::OggOpus => &[Format::Ogg, Format::Wav],
+        AudioFormat::WavPcm | AudioFormat::WavPcmu | AudioFormat::WavPcma => &[Format::Wav],
     }
 }
 

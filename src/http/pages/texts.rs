@@ -3,8 +3,8 @@
 use jiff::Zoned;
 use jiff::civil::Date;
 
-use crate::domain::DivertReason;
 use crate::domain::choice;
+use crate::domain::{DivertReason, MediaStage};
 use crate::http::pages::notice::Notice;
 use crate::http::registration::Routing;
 
@@ -45,6 +45,7 @@ impl Texts {
     pub(crate) const DELETE_NOW: &'static str = "Delete this message";
     pub(crate) const OLDER: &'static str = "Older messages";
     pub(crate) const NEWEST: &'static str = "Newest messages";
+    pub(crate) const MISSED: &'static str = "Calls without a message";
     pub(crate) const UNKNOWN_CALLER: &'static str = "Number withheld";
     pub(crate) const ARRIVED: &'static str = "A new message has arrived.";
     pub(crate) const NOT_DONE: &'static str =
@@ -109,6 +110,32 @@ pub(crate) const fn reason(reason: DivertReason) -> Option<&'static str> {
         DivertReason::Unreachable => Some("Your phone was off or out of coverage"),
         DivertReason::Unconditional => Some("All calls are forwarded"),
         DivertReason::Unknown => None,
+    }
+}
+
+/// What of a recording never arrived.
+pub(crate) fn lost(ms: u32) -> Option<String> {
+    match ms {
+        0 => None,
+        1..1000 => Some("A short piece of it was lost on the way.".into()),
+        ms => Some(format!(
+            "Parts of it were lost on the way, {} in all.",
+            duration(ms)
+        )),
+    }
+}
+
+/// Why a call left no message.
+pub(crate) fn missed(cause: &str, failed_stage: Option<MediaStage>) -> &'static str {
+    match (cause, failed_stage) {
+        ("too-short", _) => "Said nothing after the beep",
+        ("abandoned", _) => "Hung up before the beep",
+        ("mailbox-full", _) => "Your mailbox was full",
+        ("no-media", Some(MediaStage::Ice | MediaStage::Dtls)) => {
+            "No sound could be exchanged with the caller's phone"
+        }
+        ("no-media", Some(MediaStage::Rtp) | None) => "No sound came from the caller's phone",
+        _ => "The call broke off",
     }
 }
 
@@ -385,6 +412,21 @@ mod tests {
         ] {
             assert_eq!(duration(ms), told, "{ms}");
         }
+    }
+
+    #[test]
+    fn only_what_was_lost_is_spoken_of() {
+        assert_eq!(lost(0), None);
+        assert!(lost(20).unwrap().starts_with("A short piece"));
+        assert!(lost(2_400).unwrap().contains(", 3 s in all"));
+    }
+
+    #[test]
+    fn a_call_without_sound_tells_which_way_it_was_missing() {
+        let both = missed("no-media", Some(MediaStage::Dtls));
+        let one = missed("no-media", Some(MediaStage::Rtp));
+        assert!(both.contains("exchanged") && one.contains("came from"));
+        assert_eq!(missed("no-media", None), one);
     }
 
     #[test]

@@ -115,6 +115,7 @@ impl Server {
                 storage: Arc::clone(&storage),
                 blobs: Arc::clone(&blobs),
                 engine: engine.clone(),
+                preferences: config.media.preferences(),
                 prompts: Arc::clone(&prompts),
                 clock: Arc::clone(&clock),
                 tasks: calls.clone(),
@@ -203,6 +204,11 @@ impl Server {
         &self.storage
     }
 
+    /// What the media workers have counted.
+    pub fn media_stats(&self) -> media::Stats {
+        self.engine.stats()
+    }
+
     /// One line per listener, when everything is ready, for the person or script that started it.
     fn say_where(&self, out: &mut impl Write) -> io::Result<()> {
         for (transport, address) in self.sip.local_addrs() {
@@ -252,7 +258,11 @@ impl Server {
 
 async fn open_stores(config: &Config) -> anyhow::Result<(Arc<dyn Storage>, Arc<Blobs>)> {
     let storage = SqliteStorage::open(&config.database_url()).await?;
-    let blobs = Blobs::open(&config.data_dir.join("recordings"))?;
+    let blobs = Blobs::open(
+        &config.data_dir.join("recordings"),
+        &config.data_dir.join("conversions"),
+        config.http.max_converted_bytes,
+    )?;
     Ok((Arc::new(storage), Arc::new(blobs)))
 }
 

@@ -2,36 +2,36 @@
 //! tests. It meets the service over sockets only.
 
 mod cue;
+mod report;
 pub(crate) mod talk;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde::Serialize;
 use tokio::net::lookup_host;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::caller::cue::CueListener;
+use crate::caller::report::Log;
 use crate::caller::talk::Talk;
-
 use crate::media::audio::Prompt;
-use crate::media::sdp::{self, MediaParams, Preferences, SessionVersion};
-use crate::media::{self, Engine, RecordLimits};
+use crate::media::sdp::{IceMode, OfferKeying, Opening, Preferences};
+use crate::media::{self, Engine};
 use crate::sip::digest::Credentials;
-use crate::sip::message::{HeaderName, HeaderValue, Host, Scheme, Uri};
+use crate::sip::message::{HeaderName, HeaderValue, Host, Response, Scheme, Uri};
 use crate::sip::transport::udp::route_to;
 use crate::sip::{
     self, CallError, Dialog, DialogEnd, ListenAddr, OutgoingCall, OutgoingEvent, OutgoingRequest,
     Sip, Transport,
 };
 
-/// What is heard is listened to in pieces of this length, so that the cue is not missed for long.
-const HEARD_EVERY: Duration = Duration::from_millis(100);
+pub use crate::caller::report::{Happened, MediaStage, PeerIce, Report, Step};
+
 /// How long a call that is given up before its answer may take to end.
 const CANCEL_PATIENCE: Duration = Duration::from_secs(2);
 /// How long the phone waits for its own BYE to be sent when it is put away.
@@ -57,6 +57,8 @@ pub struct CallPlan {
     pub from: Option<Uri>,
     /// More headers of the INVITE.
     pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// Which media are offered, and taken where the other side offers anew.
+    pub preferences: Preferences,
     /// With which a proxy's challenge is answered.
     pub credentials: Option<Credentials>,
     /// What is said after the beep.
@@ -82,6 +84,7 @@ impl CallPlan {
             target,
             from: None,
             headers: Vec::new(),
+            preferences: offering(OfferKeying::Plain),
             credentials: None,
             say: None,
             digits: String::new(),
@@ -94,89 +97,14 @@ impl CallPlan {
     }
 }
 
-/// Something that happened in the call.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(tag = "step", rename_all = "kebab-case")]
-pub enum Happened {
-    /// The INVITE is on its way.
-    Inviting,
-    /// 100 came.
-    Trying,
-    /// Another provisional response came.
-    Ringing {
-        /// Which.
-        status: u16,
-    },
-    /// The call was answered.
-    Answered {
-        /// The codec agreed on.
-        codec: &'static str,
-    },
-    /// The first packet of audio came.
-    FirstAudio,
-    /// The beep, or a silence that invites to speak, is over.
-    Cue,
-    /// Everything was said.
-    Said,
-    /// Every digit was pressed.
-    Pressed,
-    /// We offered the media anew.
-    Reoffered {
-        /// Whether it was taken.
-        accepted: bool,
-    },
-    /// We hung up.
-    HungUp,
-    /// The other side hung up.
-    PeerHungUp,
-    /// The call was refused.
-    Refused {
-        /// With this status.
-        status: u16,
-        /// And this reason.
-        reason: String,
-    },
-    /// The call failed.
-    Failed {
-        /// Why.
-        why: String,
-    },
-}
-
-/// What happened, and when.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Step {
-    /// Milliseconds since the INVITE.
-    pub ms: u64,
-    /// What.
-    #[serde(flatten)]
-    pub happened: Happened,
-}
-
-/// The whole call.
-#[derive(Debug, Clone, Default)]
-pub struct Report {
-    /// What happened, in order.
-    pub steps: Vec<Step>,
-    /// What the caller heard, at 8 kHz.
-    pub heard: Vec<i16>,
-}
-
-impl Report {
-    /// Whether the call was answered and ended in order.
-    pub fn is_completed(&self) -> bool {
-        self.was(|step| matches!(step, Happened::Answered { .. }))
-            && self.was(|step| matches!(step, Happened::HungUp | Happened::PeerHungUp))
-    }
-
-    /// When the first step of this kind came.
-    pub fn when(&self, kind: impl Fn(&Happened) -> bool) -> Option<Duration> {
-        let step = self.steps.iter().find(|step| kind(&step.happened))?;
-        Some(Duration::from_millis(step.ms))
-    }
-
-    fn was(&self, kind: impl Fn(&Happened) -> bool) -> bool {
-        self.steps.iter().any(|step| kind(&step.happened))
+/// What a caller wants who offers this kind of media, and takes no other.
+pub fn offering(offer: OfferKeying) -> Preferences {
+    Preferences {
+        ice: IceMode::Full,
+        sdes: offer == OfferKeying::Sdes,
+        plain_rtp: offer == OfferKeying::Plain,
+        offer,
+        ..Preferences::default()
     }
 }
 
@@ -304,82 +232,45 @@ pub async fn follow_call(
     plan: &CallPlan,
     on_step: impl FnMut(&Step),
 ) -> Result<Report, PhoneError> {
-    let mut preferences = Preferences::default();
-    let mut session = engine.open(&MediaParams::of_offer(&preferences)).await?;
-    let version = SessionVersion::first(u64::from(session.local_addr().port()));
-    let offer = sdp::offer(session.local_addr(), version, &preferences);
-    let mut request = OutgoingRequest::new(plan.target.clone(), Some(offer.clone()));
+    if let (Some(say), Some(codec)) = (&plan.say, plan.preferences.codecs.first()) {
+        // What is liked best is what is mostly agreed on, and then nobody waits for it.
+        media::prepare(slice::from_ref(say), *codec).await;
+    }
+    let opening = Opening::offering(plan.preferences.clone(), engine.identity());
+    let session = engine.open(opening.media()).await?;
+    let local = session.local_addr();
+    let (mut exchange, offer) = opening.at(local, u64::from(local.port()));
+    let mut request = OutgoingRequest::new(plan.target.clone(), Some(offer));
     request.from.clone_from(&plan.from);
     request.headers.clone_from(&plan.headers);
     request.credentials.clone_from(&plan.credentials);
     request.route.clone_from(&plan.route);
     request.call_id.clone_from(&plan.call_id);
-    let mut log = Log {
-        started: Instant::now(),
-        report: Report::default(),
-        on_step,
-    };
+    let mut log = Log::begin(on_step);
     let placed = sip.call(request).await?;
     log.note(Happened::Inviting);
 
     let Some((dialog, answer)) =
         until_answered(placed, plan.patience.unwrap_or(plan.longest), &mut log).await
     else {
-        return Ok(log.report);
+        return Ok(log.finish());
     };
-    let params = match answer
-        .as_deref()
-        .map(|answer| sdp::read_answer(&offer, answer))
-    {
-        Some(Ok(params)) => params,
-        unusable => {
-            let why = match unusable {
-                Some(Err(error)) => error.to_string(),
-                _ => "the call was answered without a session description".to_owned(),
-            };
-            dialog.bye(None);
-            log.note(Happened::Failed { why });
-            return Ok(log.report);
+    match answer.as_deref().map(|answer| exchange.on_answer(answer)) {
+        Some(Ok(Some(params))) => {
+            let talk = Talk::begin(dialog, session, exchange, &params, plan, &mut log);
+            talk.await.follow().await;
         }
-    };
-    preferences.keep = Some(params.codec);
-    session.update(&params);
-    log.note(Happened::Answered {
-        codec: params.codec.encoding_name(),
-    });
-    let heard = session.record(RecordLimits {
-        max: plan.longest,
-        silence: None,
-        end_digit: None,
-        preroll: Duration::ZERO,
-        chunk: HEARD_EVERY,
-    });
-    let call = Talk {
-        dialog,
-        session,
-        heard,
-        version,
-        preferences,
-        cue: CueListener::default(),
-    };
-    call.follow(plan, &mut log).await;
-    Ok(log.report)
-}
-
-/// Notes steps with their time.
-struct Log<F> {
-    started: Instant,
-    report: Report,
-    on_step: F,
-}
-
-impl<F: FnMut(&Step)> Log<F> {
-    fn note(&mut self, happened: Happened) {
-        let ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let step = Step { ms, happened };
-        (self.on_step)(&step);
-        self.report.steps.push(step);
+        unusable => {
+            dialog.bye(None);
+            log.note(Happened::Failed {
+                why: match unusable {
+                    Some(Err(error)) => format!("the answer cannot be taken: {error}"),
+                    _ => "the call was answered without a session description".to_owned(),
+                },
+            });
+        }
     }
+    Ok(log.finish())
 }
 
 /// Follows a placed call until its answer; `None` when it was not answered.
@@ -417,8 +308,11 @@ async fn until_answered(
                 return Some((dialog, description));
             }
             OutgoingEvent::Rejected(response) => {
-                let (status, reason) = (response.status.code(), response.reason.to_string());
-                log.note(Happened::Refused { status, reason });
+                log.note(Happened::Refused {
+                    status: response.status.code(),
+                    reason: response.reason.to_string(),
+                    warning: warning_of(&response),
+                });
                 return None;
             }
             OutgoingEvent::Ended(end) => {
@@ -427,6 +321,14 @@ async fn until_answered(
             }
         }
     }
+}
+
+/// What the other side says beside a refusal: the text of `399 host "text"`.
+fn warning_of(response: &Response) -> Option<String> {
+    let warning = response.headers.get(&HeaderName::Warning)?.to_str_lossy();
+    let (_, text) = warning.split_once('"')?;
+    let (text, _) = text.rsplit_once('"')?;
+    Some(text.to_owned())
 }
 
 /// Why a call ended that nobody hung up.

@@ -136,7 +136,8 @@ async fn every_phone_does_what_its_behaviour_says() {
         stand.tone("+4799999999", &[]),
     );
     at(&answered, "hears it ring");
-    at(&answered, "is through");
+    at(&answered, "is through (opus, webrtc, with ICE)");
+    at(&answered, "media are secured");
     at(&answered, "has said everything");
     assert!(stand.heard(&answered).await.len() > 8 * 3000);
 
@@ -153,6 +154,36 @@ async fn every_phone_does_what_its_behaviour_says() {
     at(&hung_up, "The other side hangs up");
     at(&declined, "told: 603");
     at(&nobody, "told: 404");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_phone_takes_whatever_media_it_is_offered() {
+    let stand = Stand::start(None).await;
+    let offering =
+        |media: &str| json!({ "from": BUSY, "to": ANSWERS, "say": "tone", "media": media });
+    // It may still be registering.
+    let is_through = async || find(&stand.call(offering("rtp")).await, "is through (opus, rtp)");
+    wait_for(is_through).await;
+    let through_a_relay =
+        json!({ "from": BUSY, "to": ANSWERS, "say": "tone", "modes": ["media-jitter"] });
+    let (sdes, web, relayed) = tokio::join!(
+        stand.call(offering("sdes")),
+        stand.call(offering("webrtc")),
+        stand.call(through_a_relay),
+    );
+    at(&sdes, "is through (opus, sdes)");
+    assert_eq!(find(&sdes, "ICE"), None);
+    for call in [&web, &relayed] {
+        at(call, "have found a way");
+        at(call, "are secured");
+    }
+    for call in [&sdes, &web, &relayed] {
+        at(call, "has said everything");
+        let heard = stand.heard(call).await;
+        assert!(heard.iter().any(|sample| sample.unsigned_abs() > 1_000));
+    }
+    let (status, _) = stand.post("/sandbox/calls", &offering("zrtp")).await;
+    assert_eq!(status, 400);
 }
 
 #[tokio::test(flavor = "multi_thread")]

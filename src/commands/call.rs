@@ -5,9 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use aftertone::caller::{CallPlan, Happened, Phone, PhoneConfig, Report, Step};
+use aftertone::caller::{
+    CallPlan, Happened, MediaStage, PeerIce, Phone, PhoneConfig, Report, offering,
+};
 use aftertone::domain::Msisdn;
-use aftertone::media::audio::{Prompt, SAMPLE_RATE, Tone, write_wav};
+use aftertone::media::audio::{Codec, Prompt, SAMPLE_RATE, Tone, read_audio, write_wav_at};
+use aftertone::media::sdp::{OfferKeying, Preferences};
 use aftertone::sip::Transport;
 use aftertone::sip::digest::Credentials;
 use aftertone::sip::message::{HeaderName, HeaderValue, Scheme, Uri};
@@ -24,10 +27,15 @@ const TONE_MS: usize = 3_000;
   aftertone call sip:+4799990001@127.0.0.1
   aftertone call sip:voicemail@127.0.0.1 --to-user +4799990001 --from +4721000000 --say hello.wav
   aftertone call sips:+4799990001@voicemail.example.com --tls-ca ca.pem --hear heard.wav --json
+  aftertone call sip:+4799990001@127.0.0.1 --media webrtc --codec opus,pcma
+  aftertone call sips:+4799990001@voicemail.example.com:5066 --transport ws --media webrtc
   aftertone call sip:+4799990001@127.0.0.1 --header 'Diversion: <sip:+4799990001@a>;reason=user-busy'
 
 The call waits for the beep, says its part, presses its digits and hangs up. Exit status: 0 where it
-was answered and ended in order, 1 where it was not.")]
+was answered, had its media and ended in order, 1 where it was not.
+
+What is said goes at its own rate through the codec that is agreed on, and what is heard is saved at
+the codec's rate: 48 kHz with Opus, 16 kHz with G.722, 8 kHz with PCMA and PCMU.")]
 pub(crate) struct Call {
     /// Where to call: sip:user@host, sips:user@host
     #[arg(value_name = "SIP-URI", value_parser = sip_uri)]
@@ -38,7 +46,7 @@ pub(crate) struct Call {
     /// Puts this number in the place of the URI's user
     #[arg(long, value_name = "NUMBER")]
     to_user: Option<String>,
-    /// A WAV file to say after the beep [default: a tone of three seconds, or nothing with --digits]
+    /// A WAV or Ogg Opus file to say after the beep [default: a tone of three seconds, or nothing with --digits]
     #[arg(long, value_name = "FILE.wav")]
     say: Option<PathBuf>,
     /// Saves what was heard
@@ -47,9 +55,12 @@ pub(crate) struct Call {
     /// Hangs up after so many seconds at the latest
     #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: u64,
-    /// How the media travels
+    /// How the media travels; nothing else is taken
     #[arg(long, value_enum, default_value_t = Media::Rtp)]
     media: Media,
+    /// Offers these codecs only, the first is liked best [default: all of them]
+    #[arg(long, value_enum, value_name = "CODEC", value_delimiter = ',')]
+    codec: Vec<CodecName>,
     /// How SIP travels [default: tls for sips:, else what the URI says, else udp]
     #[arg(long, value_enum)]
     transport: Option<TransportName>,
@@ -85,6 +96,39 @@ pub(crate) struct Call {
 enum Media {
     /// RTP in clear
     Rtp,
+    /// SRTP, its keys in the SDP (RFC 4568), which wants --transport tls
+    Sdes,
+    /// What browsers and mobile cores send: ICE, DTLS-SRTP, RTP and RTCP on one port
+    Webrtc,
+}
+
+impl Media {
+    const fn offer(self) -> OfferKeying {
+        match self {
+            Self::Rtp => OfferKeying::Plain,
+            Self::Sdes => OfferKeying::Sdes,
+            Self::Webrtc => OfferKeying::Dtls,
+        }
+    }
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum CodecName {
+    Opus,
+    G722,
+    Pcma,
+    Pcmu,
+}
+
+impl CodecName {
+    const fn codec(self) -> Codec {
+        match self {
+            Self::Opus => Codec::Opus,
+            Self::G722 => Codec::G722,
+            Self::Pcma => Codec::Pcma,
+            Self::Pcmu => Codec::Pcmu,
+        }
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -108,7 +152,6 @@ impl TransportName {
 }
 
 pub(crate) async fn run(call: Call, out: &mut impl Write) -> anyhow::Result<()> {
-    let Media::Rtp = call.media;
     let config = PhoneConfig {
         transport: transport(&call)?,
         tls_ca: call.tls_ca.clone(),
@@ -127,19 +170,22 @@ pub(crate) async fn run(call: Call, out: &mut impl Write) -> anyhow::Result<()> 
     phone.stop().await;
     let report = report?;
     told?;
+    let (heard, rate) = report.audio();
     if let Some(path) = &call.hear {
-        std::fs::write(path, write_wav(&report.heard))
-            .with_context(|| format!("\"{}\" cannot be written", path.display()))?;
+        std::fs::write(path, write_wav_at(&heard, rate))
+            .with_context(|| format!("--hear: \"{}\" cannot be written", path.display()))?;
     }
     if call.json {
-        writeln!(out, "{:#}", as_json(&report))?;
+        writeln!(out, "{:#}", as_json(&report, rate))?;
     }
-    if !report.is_completed() {
-        let last = report.steps.last();
-        let last = last.map_or("nothing happened".into(), |step| sentence(&step.happened));
-        bail!("the call was not completed; {last}");
+    if report.is_completed() {
+        return Ok(());
     }
-    Ok(())
+    let last = report.steps.last().map(|step| &step.happened);
+    let what = report.failure().or(last);
+    let what = what.map_or("nothing happened".into(), sentence);
+    let way_out = report.failure().and_then(way_out).unwrap_or_default();
+    bail!("the call was not completed; {what}{way_out}")
 }
 
 fn plan(call: &Call) -> anyhow::Result<CallPlan> {
@@ -161,6 +207,7 @@ fn plan(call: &Call) -> anyhow::Result<CallPlan> {
             .map(|from| caller(from, &target))
             .transpose()?,
         headers: call.headers.clone(),
+        preferences: preferences(call),
         credentials: call
             .user
             .clone()
@@ -173,11 +220,27 @@ fn plan(call: &Call) -> anyhow::Result<CallPlan> {
     })
 }
 
+fn preferences(call: &Call) -> Preferences {
+    let mut preferences = offering(call.media.offer());
+    let mut wanted: Vec<Codec> = Vec::new();
+    for codec in call.codec.iter().map(|name| name.codec()) {
+        if !wanted.contains(&codec) {
+            wanted.push(codec);
+        }
+    }
+    if !wanted.is_empty() {
+        preferences.codecs = wanted;
+    }
+    preferences
+}
+
+/// Whatever the service takes as a greeting.
 fn read_prompt(path: &Path) -> anyhow::Result<Prompt> {
     let file = std::fs::read(path)
         .with_context(|| format!("--say: \"{}\" cannot be read", path.display()))?;
-    Prompt::from_wav(&file)
-        .with_context(|| format!("--say: \"{}\" is no usable WAV", path.display()))
+    let (samples, rate) = read_audio(&file)
+        .with_context(|| format!("--say: \"{}\" is no usable WAV or Ogg Opus", path.display()))?;
+    Ok(Prompt::at_rate(samples, rate))
 }
 
 /// A number calls from the host that it calls.
@@ -214,26 +277,81 @@ fn sentence(happened: &Happened) -> String {
         Happened::Inviting => "calling".into(),
         Happened::Trying => "100, the other side works on it".into(),
         Happened::Ringing { status } => format!("{status}, ringing"),
-        Happened::Answered { codec } => format!("answered, {codec}"),
+        Happened::Answered { codec, media, ice } => {
+            let media = match media {
+                OfferKeying::Plain => "RTP in clear",
+                OfferKeying::Sdes => "SRTP with keys of the SDP",
+                OfferKeying::Dtls => "DTLS-SRTP",
+            };
+            let ice = match ice {
+                Some(PeerIce::Lite) => ", ICE (the other side is lite)",
+                Some(PeerIce::Full) => ", ICE",
+                None => "",
+            };
+            format!("answered, {codec}, {media}{ice}")
+        }
+        Happened::Connected => "ICE has found a way for the media".into(),
+        Happened::Secured => "the DTLS handshake is done".into(),
+        Happened::NoAudio => "no audio comes any more".into(),
         Happened::FirstAudio => "first audio heard".into(),
         Happened::Cue => "our turn to speak".into(),
         Happened::Said => "everything said".into(),
         Happened::Pressed => "digits pressed".into(),
         Happened::Reoffered { accepted: true } => "the media was offered anew and taken".into(),
         Happened::Reoffered { accepted: false } => "the media was offered anew and refused".into(),
+        Happened::MediaFailed { stage, why } => format!("no media ({}): {why}", stage.as_str()),
         Happened::HungUp => "hung up".into(),
         Happened::PeerHungUp => "the other side hung up".into(),
-        Happened::Refused { status, reason } => format!("refused: {status} {reason}"),
+        Happened::Refused {
+            status,
+            reason,
+            warning,
+        } => {
+            let warning = warning.as_ref();
+            let warning = warning.map_or(String::new(), |text| format!(" ({text})"));
+            format!("refused: {status} {reason}{warning}")
+        }
         Happened::Failed { why } => format!("failed: {why}"),
     }
 }
 
-fn as_json(report: &Report) -> serde_json::Value {
-    let steps: &[Step] = &report.steps;
+/// What to do about a failure, where that can be told.
+const fn way_out(failure: &Happened) -> Option<&'static str> {
+    match failure {
+        Happened::Refused { status: 488, .. } => Some(
+            "; it takes nothing of what was offered: try another --media or --codec, or allow it there",
+        ),
+        Happened::MediaFailed {
+            stage: MediaStage::Ice,
+            ..
+        } => Some(
+            "; see that UDP gets through both ways between here and the address in the other side's SDP",
+        ),
+        Happened::MediaFailed {
+            stage: MediaStage::Dtls,
+            ..
+        } => Some("; see that nothing on the way holds back large UDP packets or changes the SDP"),
+        Happened::MediaFailed {
+            stage: MediaStage::Rtp,
+            ..
+        } => Some("; see that the other side sends, and that UDP gets through to this machine"),
+        _ => None,
+    }
+}
+
+/// `rate` is that of what was heard.
+fn as_json(report: &Report, rate: u32) -> serde_json::Value {
+    let answered = report.steps.iter().find_map(|step| match &step.happened {
+        Happened::Answered { codec, media, .. } => Some((codec, media)),
+        _ => None,
+    });
     serde_json::json!({
         "completed": report.is_completed(),
+        "codec": answered.map(|(codec, _)| codec),
+        "media": answered.map(|(_, media)| media),
         "heard_ms": report.heard.len() as u64 * 1000 / u64::from(SAMPLE_RATE),
-        "steps": steps,
+        "heard_rate": rate,
+        "steps": report.steps,
     })
 }
 
@@ -329,6 +447,36 @@ mod tests {
     }
 
     #[test]
+    fn the_media_and_codecs_that_are_named_are_offered_and_no_others_taken() {
+        let of = |arguments: &[&str]| plan(&call(arguments)).unwrap().preferences;
+        let usual = of(&["sip:a@b"]);
+        assert_eq!((usual.offer, usual.plain_rtp), (OfferKeying::Plain, true));
+        assert_eq!(usual.codecs.first(), Some(&Codec::Opus));
+        let keyed = of(&["sip:a@b", "--media", "sdes", "--codec", "pcma"]);
+        assert_eq!((keyed.offer, keyed.plain_rtp), (OfferKeying::Sdes, false));
+        assert_eq!((keyed.sdes, keyed.codecs), (true, vec![Codec::Pcma]));
+        let several = ["--media", "webrtc", "--codec", "g722,opus,g722"];
+        let several = of(&[&["sip:a@b"], &several[..]].concat());
+        assert_eq!((several.offer, several.sdes), (OfferKeying::Dtls, false));
+        assert_eq!(several.codecs, [Codec::G722, Codec::Opus]);
+    }
+
+    #[test]
+    fn a_refusal_of_what_was_offered_tells_the_way_out() {
+        let refused = |status| Happened::Refused {
+            status,
+            reason: "Not Acceptable Here".into(),
+            warning: Some("No keys for this transport protocol".into()),
+        };
+        assert_eq!(
+            sentence(&refused(488)),
+            "refused: 488 Not Acceptable Here (No keys for this transport protocol)"
+        );
+        assert!(way_out(&refused(488)).unwrap().contains("--media"));
+        assert_eq!(way_out(&refused(486)), None);
+    }
+
+    #[test]
     fn without_a_file_or_digits_a_tone_is_said() {
         let tone = plan(&call(&["sip:a@b"])).unwrap().say.unwrap();
         assert_eq!(tone.duration(), Duration::from_secs(3));
@@ -347,7 +495,8 @@ mod tests {
             vec!["sip:a@b", "--digits", "12x"],
             vec!["sip:a@b", "--header", "no value"],
             vec!["sip:a@b", "--header", "Bad Name: x"],
-            vec!["sip:a@b", "--media", "webrtc"],
+            vec!["sip:a@b", "--media", "zrtp"],
+            vec!["sip:a@b", "--codec", "opus,g729"],
             vec!["sip:a@b", "--seconds", "0"],
         ] {
             let all = ["call"].iter().chain(&arguments);

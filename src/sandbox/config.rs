@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, de};
 use url::Url;
 
 use crate::domain::{Msisdn, Secret};
+use crate::media::sdp::OfferKeying;
 use crate::sip::digest::Algorithm;
 use crate::sip::{ListenAddr, Transport};
 
@@ -45,6 +46,8 @@ pub struct Config {
     /// The hash functions that phones are asked for, `MD5` and `SHA-256`, the preferred one first. MD5 alone unless
     /// set: phones of today give up where anything else stands beside it.
     pub digest: Vec<Algorithm>,
+    /// What simulated phones offer: `webrtc`, as mobile cores do, `sdes` or `rtp`.
+    pub media: OfferKeying,
     /// How an endpoint is told why a call comes to it: `history-info`, `diversion`, `both` or `request-uri`.
     pub retargeting: Retargeting,
     /// Life of a virtual registration, in seconds.
@@ -94,6 +97,7 @@ impl Default for Config {
             clients: vec![ClientConfig::default()],
             ring_timeout_ms: 30_000,
             digest: vec![Algorithm::Md5],
+            media: OfferKeying::Dtls,
             retargeting: Retargeting::default(),
             registration_secs: 3600,
             plain_sip: false,

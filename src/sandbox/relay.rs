@@ -2,11 +2,14 @@
 //!
 //! The SIP core lets it rewrite the session descriptions of such a call. Each side of it gets a socket in the place
 //! of its own address; what comes there goes on to that side, from the socket of the one who sent it, so that both
-//! sides see one address of the other. Other calls' media pass by.
+//! sides see one address of the other. Packets are not read: ICE finds its way through the relay as through any, DTLS
+//! and SRTP pass. Other calls' media pass by.
+
+mod address;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -20,6 +23,8 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use crate::domain::Msisdn;
+use crate::media::link::Protocol;
+use crate::sandbox::relay::address::{audio_address, with_address};
 use crate::sandbox::sip_core::relay::{Description, Relay};
 use crate::sandbox::world::lock;
 use crate::sandbox::world::{Mode, World};
@@ -63,7 +68,9 @@ type Sides = Arc<Mutex<Vec<Side>>>;
 
 struct Side {
     tag: String,
-    /// Where its user agent wants its media.
+    /// Where its user agent wants its media, as its description tells,
+    told: SocketAddr,
+    /// and as its latest check by ICE shows.
     media: SocketAddr,
     socket: Arc<UdpSocket>,
     /// What its peers are told instead.
@@ -109,7 +116,9 @@ impl MediaRelay {
         {
             let mut sides = lock(&call.sides);
             if let Some(side) = sides.iter_mut().find(|side| side.tag == tag) {
-                side.media = media;
+                if side.told != media {
+                    (side.told, side.media) = (media, media);
+                }
                 return Some(side.local);
             }
             if sides.len() >= SIDES {
@@ -126,6 +135,7 @@ impl MediaRelay {
         let socket = Arc::new(socket);
         lock(&call.sides).push(Side {
             tag: tag.to_owned(),
+            told: media,
             media,
             socket: socket.clone(),
             local,
@@ -222,14 +232,32 @@ async fn pass_on(
 
 /// Sends a packet that came `from` somewhere to the side with this tag.
 fn send(sides: &Sides, tag: &str, from: SocketAddr, packet: &[u8]) {
-    let sides = lock(sides);
-    let Some(to) = sides.iter().find(|side| side.tag == tag) else {
+    let mut sides = lock(sides);
+    let Some(to) = sides.iter().position(|side| side.tag == tag) else {
         return;
     };
+    // Both may have one address: that of an engine which serves either. Nobody sends to himself.
+    let is_sender = |(n, side): (usize, &Side)| (n != to && side.media == from).then_some(n);
+    let known = sides.iter().enumerate().find_map(is_sender);
+    let checks = Protocol::of(packet) == Some(Protocol::Stun);
     // Who sends from another address than he wants to receive at is shown by this side's own socket.
-    let sender = sides.iter().find(|side| side.media == from).unwrap_or(to);
-    // One more packet that is lost.
-    sender.socket.try_send_to(packet, to.media).ok();
+    let sender = match (known, sides.len()) {
+        (Some(known), _) => known,
+        (None, 2) if checks => {
+            let other = 1 - to;
+            if let Some(side) = sides.get_mut(other) {
+                side.media = from;
+            }
+            other
+        }
+        (None, _) => to,
+    };
+    if let (Some(sender), Some(to)) = (sides.get(sender), sides.get(to))
+        && !to.media.ip().is_unspecified()
+    {
+        // One more packet that is lost.
+        sender.socket.try_send_to(packet, to.media).ok();
+    }
 }
 
 /// A socket on the address of ours from which `media` is reached.
@@ -238,50 +266,6 @@ fn socket_towards(media: SocketAddr) -> io::Result<(UdpSocket, SocketAddr)> {
     socket.set_nonblocking(true)?;
     let local = socket.local_addr()?;
     Ok((UdpSocket::from_std(socket)?, local))
-}
-
-/// Where a description wants its first audio stream.
-fn audio_address(description: &str) -> Option<SocketAddr> {
-    let mut ip = None;
-    let mut port = None;
-    for line in description.lines() {
-        if line.starts_with("m=") {
-            if port.is_some() {
-                break;
-            }
-            let audio = line.strip_prefix("m=audio ");
-            port = audio.and_then(|rest| rest.split(' ').next()?.parse::<u16>().ok());
-            port = port.filter(|port| *port != 0);
-        } else if let Some(connection) = line.strip_prefix("c=IN ") {
-            // Within the audio section, or before any.
-            let address = connection.split_whitespace().nth(1)?;
-            ip = Some(address.parse::<IpAddr>().ok()?);
-        }
-    }
-    Some(SocketAddr::new(ip?, port?))
-}
-
-/// The description with `local` in the place of that address. Other ways to the same media are left out.
-fn with_address(description: &str, local: SocketAddr) -> String {
-    let family = if local.is_ipv4() { "IP4" } else { "IP6" };
-    let mut is_done = false;
-    let mut text = String::with_capacity(description.len() + 16);
-    for line in description.lines() {
-        if let Some(rest) = line.strip_prefix("m=audio ").filter(|_| !is_done) {
-            let (port, rest) = rest.split_once(' ').unwrap_or((rest, ""));
-            is_done = port != "0";
-            let port = if is_done { local.port() } else { 0 };
-            text += &format!("m=audio {port} {rest}");
-        } else if line.starts_with("c=IN ") {
-            text += &format!("c=IN {family} {}", local.ip());
-        } else if line.starts_with("a=rtcp:") || line.starts_with("a=candidate:") {
-            continue;
-        } else {
-            text += line;
-        }
-        text += "\r\n";
-    }
-    text
 }
 
 #[cfg(test)]

@@ -15,9 +15,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::domain::{Msisdn, Timestamp};
+use crate::media::sdp::OfferKeying;
 use crate::sandbox::config::Behaviour;
 use crate::sandbox::pages::{Pages, Shared, number_in, view};
-use crate::sandbox::phones::{PlaceError, Say};
+use crate::sandbox::phones::{PlaceError, Say, Wanted};
 use crate::sandbox::world::{Call, Mode, Number, World};
 
 /// Its routes.
@@ -179,6 +180,8 @@ struct PlaceCall {
     to: String,
     #[serde(default)]
     say: Say,
+    /// What the caller offers.
+    media: Option<OfferKeying>,
     /// What is to go wrong in this call: on for the called number while it lasts.
     #[serde(default)]
     modes: Vec<Mode>,
@@ -189,8 +192,14 @@ async fn place_call(State(pages): Shared, body: Body<PlaceCall>) -> Answer {
     let from = existing(pages.world(), &place.from)?.number;
     let to = number_in(&place.to);
     let to = to.ok_or_else(|| ControlError::Malformed("\"to\" is no number".into()))?;
-    let placed = pages.phones.place_call(&from, &to, place.say, &place.modes);
-    match placed {
+    let wanted = Wanted {
+        from,
+        to,
+        say: place.say,
+        media: place.media,
+        modes: place.modes,
+    };
+    match pages.phones.place_call(&wanted) {
         Ok(id) => call(State(pages), Path(id)).await,
         Err(PlaceError::NoSuchCaller) => Err(ControlError::NoSuchNumber),
         Err(error @ PlaceError::TooMany) => Err(ControlError::TooManyCalls(error)),

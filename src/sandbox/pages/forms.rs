@@ -5,9 +5,11 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 
 use crate::domain::{Msisdn, Timestamp};
+use crate::media::sdp::OfferKeying;
 use crate::sandbox::html;
 use crate::sandbox::identity::{Params, notice};
 use crate::sandbox::pages::{Pages, Shared};
+use crate::sandbox::phones::Wanted;
 use crate::sandbox::world::Mode;
 
 /// `POST /pages/behaviour`
@@ -32,12 +34,21 @@ pub(crate) async fn place_call(State(pages): Shared, headers: HeaderMap, body: S
     };
     let number = |field| form.get(field).and_then(|text| Msisdn::parse(text).ok());
     let say = form.get("say").and_then(|text| text.parse().ok());
+    let named = |media: &OfferKeying| form.get("media") == Some(media.as_str());
+    let media = OfferKeying::ALL.into_iter().find(named);
     let (Some(from), Some(to), Some(say)) = (number("from"), number("to"), say) else {
         let text = "Write both numbers in international form, as +47 999 90 002.";
         let status = StatusCode::BAD_REQUEST;
         return notice::page(&pages.identity, status, "No call was placed", text);
     };
-    match pages.phones.place_call(&from, &to, say, &[]) {
+    let wanted = Wanted {
+        from,
+        to,
+        say,
+        media,
+        modes: Vec::new(),
+    };
+    match pages.phones.place_call(&wanted) {
         Ok(_) => html::redirect("/#calls"),
         Err(error) => {
             let text = format!("No call was placed: {error}.");

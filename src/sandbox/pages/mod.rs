@@ -89,6 +89,7 @@ struct Overview<'a> {
     csrf: &'a str,
     numbers: Vec<NumberView>,
     sayings: Vec<Choice>,
+    media: Vec<Choice>,
     calls: Vec<CallView>,
     modes: Vec<ModeView>,
     key: String,
@@ -109,6 +110,7 @@ async fn overview(State(pages): Shared, headers: HeaderMap) -> Response {
             .map(|number| NumberView::of(number, identity, now))
             .collect(),
         sayings: view::sayings(),
+        media: view::media(),
         calls: calls.map(|call| CallView::of(&pages, call)).collect(),
         modes: view::modes(world, None, &Mode::ALL, now),
         key: identity.keys.current_id(),

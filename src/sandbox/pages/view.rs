@@ -1,6 +1,7 @@
 //! What the templates show: texts, made of the world.
 
 use crate::domain::{Msisdn, Timestamp};
+use crate::media::sdp::OfferKeying;
 use crate::sandbox::config::Behaviour;
 use crate::sandbox::identity::Identity;
 use crate::sandbox::pages::Pages;
@@ -142,6 +143,26 @@ pub(crate) fn sayings() -> Vec<Choice> {
         is_on: say == Say::default(),
     };
     Say::ALL.into_iter().map(choice).collect()
+}
+
+/// What a simulated caller may offer.
+pub(crate) fn media() -> Vec<Choice> {
+    let choice = |media: OfferKeying| Choice {
+        value: media.as_str().to_owned(),
+        text: match media {
+            OfferKeying::Plain => "RTP in clear",
+            OfferKeying::Sdes => "SRTP, keys in the SDP (SDES)",
+            OfferKeying::Dtls => "WebRTC: ICE and DTLS-SRTP",
+        },
+        is_on: false,
+    };
+    let usual = Choice {
+        value: String::new(),
+        text: "as usual",
+        is_on: true,
+    };
+    let all = OfferKeying::ALL.into_iter().map(choice);
+    [usual].into_iter().chain(all).collect()
 }
 
 impl SmsView {

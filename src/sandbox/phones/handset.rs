@@ -1,6 +1,7 @@
 //! One simulated phone: registered as long as its behaviour wants calls, and doing with them what it says.
 
 use std::future::pending;
+use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,10 +12,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-use crate::caller::talk::answer_offer;
+use crate::caller::talk::{answer_offer, update};
 use crate::media::audio::Prompt;
-use crate::media::sdp::{self, MediaParams, Offer, Preferences, SessionVersion};
-use crate::media::{Engine, MediaEvent, Session};
+use crate::media::sdp::{Exchange, IceMode, OfferKeying, Opening, Preferences};
+use crate::media::{self, Engine, MediaEvent, Session};
 use crate::sandbox::StartError;
 use crate::sandbox::config::Behaviour;
 use crate::sandbox::phones::CoreAddress;
@@ -40,6 +41,8 @@ pub(crate) struct Parts {
     pub(crate) world: Arc<World>,
     /// What it says when it answers.
     pub(crate) saying: Arc<Prompt>,
+    /// What it offers where a caller leaves the offer to it.
+    pub(crate) offer: OfferKeying,
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
 }
@@ -187,10 +190,10 @@ impl Handset {
             return call.reject(StatusCode::DECLINE, Vec::new());
         }
         let hangs_up = behaviour == Behaviour::HangUpAtOnce;
-        if let Some(talk) = Talk::begin(call, &self.parts.engine).await
+        if let Some(talk) = Talk::begin(call, &self.parts).await
             && !hangs_up
         {
-            talk.listen(self.parts.saying.clone()).await;
+            talk.listen().await;
         }
     }
 }
@@ -199,35 +202,40 @@ fn wants_calls(behaviour: Behaviour) -> bool {
     !matches!(behaviour, Behaviour::Off | Behaviour::Phone)
 }
 
+/// A phone takes whatever it is offered.
+fn preferences(offer: OfferKeying) -> Preferences {
+    Preferences {
+        ice: IceMode::Full,
+        sdes: true,
+        offer,
+        ..Preferences::default()
+    }
+}
+
 /// An answered call. Dropping it hangs up.
 struct Talk {
     dialog: Dialog,
     session: Session,
-    version: SessionVersion,
-    preferences: Preferences,
-    /// Our offer, where the caller wanted one.
-    offered: Option<bytes::Bytes>,
+    exchange: Exchange,
+    saying: Arc<Prompt>,
 }
 
 impl Talk {
     /// Answers; `None` where there is nothing to agree on, or the caller has gone.
-    async fn begin(call: IncomingCall, engine: &Engine) -> Option<Self> {
-        let mut preferences = Preferences::default();
-        let negotiated = match call.offer() {
-            Some(offer) => match Offer::parse(offer).map(|it| it.negotiate(&preferences)) {
-                Ok(Ok(negotiated)) => Some(negotiated),
-                _ => {
+    async fn begin(call: IncomingCall, parts: &Parts) -> Option<Self> {
+        let Parts { engine, saying, .. } = parts;
+        let (preferences, identity) = (preferences(parts.offer), engine.identity());
+        let opening = match call.offer() {
+            Some(offer) => match Opening::answering(offer, preferences, identity) {
+                Ok(opening) => opening,
+                Err(_) => {
                     call.reject(StatusCode::NOT_ACCEPTABLE_HERE, Vec::new());
                     return None;
                 }
             },
-            None => None,
+            None => Opening::offering(preferences, identity),
         };
-        let params = match &negotiated {
-            Some(negotiated) => negotiated.media,
-            None => MediaParams::of_offer(&preferences),
-        };
-        let session = match engine.open(&params).await {
+        let session = match engine.open(opening.media()).await {
             Ok(session) => session,
             Err(error) => {
                 warn!(%error, "A simulated phone has no media");
@@ -235,47 +243,37 @@ impl Talk {
                 return None;
             }
         };
+        media::prepare(slice::from_ref(saying), opening.media().codec).await;
         let local = session.local_addr();
-        let version = SessionVersion::first(u64::from(local.port()));
-        let (description, offered) = match &negotiated {
-            Some(negotiated) => {
-                preferences.keep = Some(params.codec);
-                (negotiated.answer(local, version), None)
-            }
-            None => {
-                let offer = sdp::offer(local, version, &preferences);
-                (offer.clone(), Some(offer))
-            }
-        };
+        let (exchange, description) = opening.at(local, u64::from(local.port()));
         let dialog = call.answer(description).await.ok()?;
         Some(Self {
             dialog,
             session,
-            version,
-            preferences,
-            offered,
+            exchange,
+            saying: saying.clone(),
         })
     }
 
     /// Speaks, and stays until the caller hangs up.
-    async fn listen(mut self, saying: Arc<Prompt>) {
+    async fn listen(mut self) {
         let hang_up_at = Instant::now() + LONGEST;
-        self.session.play(saying);
+        self.session.play(self.saying.clone());
         loop {
             tokio::select! {
                 event = self.dialog.next_event() => match event {
                     DialogEvent::Ended(_) => return,
                     DialogEvent::Offer { offer, reply } => {
-                        self.version.increment();
-                        let Self { session, version, preferences, .. } = &mut self;
-                        answer_offer(session, *version, preferences, offer, reply);
+                        let say = slice::from_ref(&self.saying);
+                        answer_offer(&mut self.session, &mut self.exchange, say, offer, reply).await;
                     }
-                    DialogEvent::Confirmed { answer } => self.agree(answer.as_deref()),
+                    DialogEvent::Confirmed { answer } => self.agree(answer.as_deref()).await,
                     DialogEvent::Info { .. } => {}
                 },
                 // What it hears, and whether it hears anything, is of no interest to a simulated phone.
-                event = self.session.next_event() => if event == MediaEvent::Failed {
-                    return;
+                event = self.session.next_event() => match event {
+                    MediaEvent::Failed | MediaEvent::LinkFailed { .. } => return,
+                    _ => {}
                 },
                 () = sleep_until(hang_up_at) => return,
             }
@@ -283,14 +281,11 @@ impl Talk {
     }
 
     /// The answer to our offer.
-    fn agree(&mut self, answer: Option<&[u8]>) {
-        let agreed = self
-            .offered
-            .take()
-            .zip(answer)
-            .and_then(|(offer, answer)| sdp::read_answer(&offer, answer).ok());
-        if let Some(params) = agreed {
-            self.session.update(&params);
+    async fn agree(&mut self, answer: Option<&[u8]>) {
+        let agreed = answer.map(|answer| self.exchange.on_answer(answer));
+        if let Some(Ok(Some(params))) = agreed {
+            let say = slice::from_ref(&self.saying);
+            update(&mut self.session, say, &params).await;
         }
     }
 }

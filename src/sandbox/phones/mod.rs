@@ -14,12 +14,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::caller::{CallPlan, Happened, follow_call};
+use crate::caller::{CallPlan, Happened, follow_call, offering};
 use crate::domain::Msisdn;
 use crate::media::audio::write_wav;
+use crate::media::sdp::OfferKeying;
 use crate::media::{self, Engine};
 use crate::sandbox::StartError;
-use crate::sandbox::config::Config;
+use crate::sandbox::config::{Behaviour, Config};
 use crate::sandbox::phones::handset::Handset;
 use crate::sandbox::phones::sayings::Sayings;
 use crate::sandbox::sip_core::SipCore;
@@ -51,12 +52,27 @@ struct Shared {
     engine: Engine,
     core: CoreAddress,
     ring_timeout: Duration,
+    media: OfferKeying,
     sayings: Sayings,
     /// What callers heard, as WAV, by call, oldest first.
     heard: Mutex<VecDeque<(u64, Bytes)>>,
     lines: Arc<Semaphore>,
     tasks: TaskTracker,
     stop: CancellationToken,
+}
+
+/// A call to place.
+#[derive(Debug, Clone)]
+pub(crate) struct Wanted {
+    /// Whose phone calls.
+    pub(crate) from: Msisdn,
+    /// Whom, be there such a number or not.
+    pub(crate) to: Msisdn,
+    pub(crate) say: Say,
+    /// What the caller offers; as it is usual where nothing is said.
+    pub(crate) media: Option<OfferKeying>,
+    /// On for the called number while the call lasts.
+    pub(crate) modes: Vec<Mode>,
 }
 
 /// Why a call cannot be placed.
@@ -134,6 +150,7 @@ pub(crate) async fn start(
             engine: engine.clone(),
             world: world.clone(),
             saying: sayings.of_phone(),
+            offer: config.media,
             tasks: tasks.clone(),
             stop: stop.clone(),
         };
@@ -147,6 +164,7 @@ pub(crate) async fn start(
         engine,
         core,
         ring_timeout: Duration::from_millis(config.ring_timeout_ms),
+        media: config.media,
         sayings,
         heard: Mutex::default(),
         lines: Arc::new(Semaphore::new(CALLS)),
@@ -156,15 +174,11 @@ pub(crate) async fn start(
 }
 
 impl Phones {
-    /// Lets the phone of `from` call `to`, which need not exist. The call's steps stand in the world's log under the
-    /// id that this gives. `modes` are on for the called number until the call is over.
-    pub(crate) fn place_call(
-        &self,
-        from: &Msisdn,
-        to: &Msisdn,
-        say: Say,
-        modes: &[Mode],
-    ) -> Result<u64, PlaceError> {
+    /// Places a call. Its steps stand in the world's log under the id that this gives.
+    pub(crate) fn place_call(&self, wanted: &Wanted) -> Result<u64, PlaceError> {
+        let Wanted {
+            from, to, modes, ..
+        } = wanted;
         let shared = &self.0;
         let handset = shared
             .handsets
@@ -181,10 +195,13 @@ impl Phones {
                 || world.modes.is_on(mode, Some(to), now)
         };
         let call_id = world.chance.secret("simulated-");
+        let called = world.numbers.of(to).map(|number| number.behaviour);
+        let media = wanted.media.unwrap_or(usual_media(shared.media, called));
         let plan = CallPlan {
             from: Some(shared.core.uri(Some(from))),
             credentials: Some(handset.credentials()),
-            say: shared.sayings.of_caller(say),
+            preferences: offering(media),
+            say: shared.sayings.of_caller(wanted.say),
             longest: LONGEST,
             patience: Some(shared.ring_timeout + PATIENCE),
             reoffer_after: is_on(Mode::Reinvite).then_some(REOFFER_AFTER),
@@ -237,6 +254,15 @@ impl Phones {
     }
 }
 
+/// What is offered to a phone of this behaviour where `set` is offered to all others: a real phone may not know more
+/// than plain RTP, and a mobile core would translate for it.
+const fn usual_media(set: OfferKeying, called: Option<Behaviour>) -> OfferKeying {
+    match called {
+        Some(Behaviour::Phone) => OfferKeying::Plain,
+        _ => set,
+    }
+}
+
 /// Modes that are on for a number as long as this is kept; those that were on before stay on.
 struct ModesOn {
     world: Arc<World>,
@@ -276,7 +302,13 @@ fn in_words(happened: &Happened) -> String {
         Happened::Trying => "The caller waits: the core works on it".into(),
         Happened::Ringing { status: 180 } => "The caller hears it ring".into(),
         Happened::Ringing { status } => format!("The caller hears of progress ({status})"),
-        Happened::Answered { codec } => format!("The caller is through ({codec})"),
+        Happened::Answered { codec, media, ice } => {
+            let ice = ice.map_or("", |_| ", with ICE");
+            format!("The caller is through ({codec}, {}{ice})", media.as_str())
+        }
+        Happened::Connected => "The caller's media have found a way (ICE)".into(),
+        Happened::Secured => "The caller's media are secured (DTLS-SRTP)".into(),
+        Happened::NoAudio => "The caller hears nothing any more".into(),
         Happened::FirstAudio => "The caller hears something".into(),
         Happened::Cue => "The caller notices that it is his turn".into(),
         Happened::Said => "The caller has said everything".into(),
@@ -289,9 +321,31 @@ fn in_words(happened: &Happened) -> String {
         }
         Happened::HungUp => "The caller hangs up".into(),
         Happened::PeerHungUp => "The other side hangs up".into(),
-        Happened::Refused { status, reason } => {
-            format!("The caller is told: {status} {reason}")
+        Happened::MediaFailed { stage, why } => {
+            format!("The caller's media fail ({}): {why}", stage.as_str())
+        }
+        Happened::Refused {
+            status,
+            reason,
+            warning,
+        } => {
+            let warning = warning.as_ref();
+            let warning = warning.map_or(String::new(), |text| format!(" ({text})"));
+            format!("The caller is told: {status} {reason}{warning}")
         }
         Happened::Failed { why } => format!("The caller gives up: {why}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_real_phone_is_offered_what_every_phone_takes() {
+        let usual = |called| usual_media(OfferKeying::Dtls, called);
+        assert_eq!(usual(Some(Behaviour::Phone)), OfferKeying::Plain);
+        assert_eq!(usual(Some(Behaviour::Busy)), OfferKeying::Dtls);
+        assert_eq!(usual(None), OfferKeying::Dtls);
     }
 }

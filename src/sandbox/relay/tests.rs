@@ -38,6 +38,26 @@ fn the_address_of_the_audio_is_replaced_and_nothing_else() {
 }
 
 #[test]
+fn where_there_is_ice_the_relay_is_the_only_candidate() {
+    let ice = "v=0\r\nc=IN IP4 192.0.2.9\r\nm=audio 4000 UDP/TLS/RTP/SAVPF 111\r\na=ice-ufrag:u\r\na=ice-pwd:p\r\n\
+        a=candidate:1 1 udp 1 192.0.2.9 4000 typ host\r\na=candidate:2 1 tcp 1 192.0.2.9 9 typ host\r\n\
+        m=video 4000 UDP/TLS/RTP/SAVPF 96\r\na=candidate:1 1 udp 1 192.0.2.9 4000 typ host\r\n";
+    let rewritten = with_address(ice, "127.0.0.1:5000".parse().unwrap());
+    let expected = "v=0\r\nc=IN IP4 127.0.0.1\r\nm=audio 5000 UDP/TLS/RTP/SAVPF 111\r\na=ice-ufrag:u\r\na=ice-pwd:p\r\n\
+        a=candidate:1 1 UDP 2130706431 127.0.0.1 5000 typ host\r\nm=video 4000 UDP/TLS/RTP/SAVPF 96\r\n";
+    assert_eq!(rewritten, expected);
+
+    // What the checks will show, and a call that is on hold.
+    let unknown = Some("0.0.0.0:9".parse().unwrap());
+    for nowhere in ["0.0.0.0", "5f6a.local"] {
+        let hidden = ice.replace("192.0.2.9", nowhere);
+        assert_eq!(audio_address(&hidden), unknown, "{nowhere}");
+        let held = hidden.replace("a=ice-ufrag:u\r\n", "");
+        assert_eq!(audio_address(&held), None, "{nowhere}");
+    }
+}
+
+#[test]
 fn packets_are_lost_delayed_and_doubled_as_often_as_they_should() {
     const PACKETS: usize = 10_000;
     let fates = |loss, jitter| {
@@ -79,8 +99,8 @@ async fn the_media_of_a_call_that_suffers_goes_through_the_relay_and_back() {
     relay.begins("call", Some(&anna), &bjarne);
     assert_eq!(relay.rewrite(&offer), None);
 
-    let until = crate::domain::Timestamp::MAX;
-    world.modes.set(Some(&bjarne), Mode::MediaLoss, until);
+    let for_ever = crate::domain::Timestamp::MAX;
+    world.modes.set(Some(&bjarne), Mode::MediaLoss, for_ever);
     relay.begins("call", Some(&anna), &bjarne);
     let stand_in = |body: Option<Bytes>| {
         let body = body.expect("a description that was rewritten");
@@ -110,6 +130,44 @@ async fn the_media_of_a_call_that_suffers_goes_through_the_relay_and_back() {
         let (length, from) = received.unwrap();
         assert_eq!((&buffer[..length], from), (&b"packet"[..], seems_from));
     }
+
+    // A check from elsewhere: ICE has found another way to the caller, which stays over a repeated offer.
+    let (elsewhere, mut check) = (bind().await, [0; 20]);
+    check[1] = 1;
+    for (sender, to, packet, receiver) in [
+        (&elsewhere, of_called, &check[..], &called),
+        (&called, of_caller, b"packet", &elsewhere),
+    ] {
+        assert_eq!(stand_in(relay.rewrite(&offer)), of_caller);
+        let sending = async {
+            for _ in 0..50 {
+                sender.send_to(packet, to).await.unwrap();
+            }
+        };
+        let (_, received) = tokio::join!(sending, arrival(receiver, packet));
+        let seems_from = if to == of_called {
+            of_caller
+        } else {
+            of_called
+        };
+        assert_eq!(received, seems_from);
+    }
     relay.ends("call");
     assert_eq!(relay.rewrite(&offer), None);
+}
+
+/// Waits for this packet; tells where it seems to come from.
+async fn arrival(socket: &UdpSocket, wanted: &[u8]) -> SocketAddr {
+    let mut buffer = [0; 64];
+    let waiting = async {
+        loop {
+            let (length, from) = socket.recv_from(&mut buffer).await.unwrap();
+            if &buffer[..length] == wanted {
+                return from;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), waiting)
+        .await
+        .expect("the packet comes")
 }

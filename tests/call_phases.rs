@@ -7,6 +7,7 @@ mod support;
 use std::time::Duration;
 
 use aftertone::media::audio::{BEEP_HZ, Tone, write_wav};
+use aftertone::media::ice::stun;
 use support::process::{Place, Program};
 use support::raw::{RawCall, Request, Stream, header, offer, receive, send_from, status};
 use support::{GREETING_HZ, Inbox, VOICE_HZ, tone_ms, wait_for};
@@ -218,12 +219,96 @@ async fn a_caller_whose_media_stop_is_hung_up_on_and_his_message_kept() {
 async fn a_caller_without_media_is_hung_up_on() {
     let scene = Scene::new(20_000, "first_packet_timeout_ms = 1000").await;
     let call = scene.call().await;
-    call.until_bye().await;
-    assert_eq!(scene.outcome().await, "missed no-media");
-    assert_eq!(
-        scene.inbox.wait_for_missed_calls(1).await[0]["cause"],
-        "no-media"
+    let bye = call.until_bye().await;
+    assert!(
+        header(&bye, "Reason").unwrap().contains("no-media"),
+        "{bye}"
     );
+    assert_eq!(scene.outcome().await, "missed no-media");
+    let missed = scene.inbox.wait_for_missed_calls(1).await.remove(0);
+    assert_eq!(missed["cause"], "no-media");
+    assert_eq!(missed["failed_stage"], "rtp");
+    let line = scene.service.wait_for_log("The call ended").await;
+    assert!(line.contains("failed_stage=\"rtp\""), "{line}");
+    assert!(line.contains("first_rtp_out_ms="), "{line}");
+}
+
+/// A caller as a browser is one, who gets no further than to where `how_far` takes the call.
+async fn browser_that_gives_up(how_far: impl AsyncFnOnce(&RawCall)) -> (String, String) {
+    let scene = Scene::new(20_000, "first_packet_timeout_ms = 1500").await;
+    let sip = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let rtp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let print = ["AB"; 32].join(":");
+    let call = RawCall::start_from(scene.service.sip(), sip, rtp, |request| {
+        request.body = request.body.replace("RTP/AVP", "UDP/TLS/RTP/SAVPF");
+        request.body += &format!(
+            "a=rtcp-mux\r\na=ice-ufrag:peer\r\na=ice-pwd:{PASSWORD}\r\n\
+             a=fingerprint:sha-256 {print}\r\na=setup:actpass\r\n"
+        );
+    })
+    .await;
+    how_far(&call).await;
+    let bye = call.until_bye().await;
+    assert!(
+        header(&bye, "Reason").unwrap().contains("no-media"),
+        "{bye}"
+    );
+    let missed = scene.inbox.wait_for_missed_calls(1).await.remove(0);
+    let text = |name: &str| missed[name].as_str().unwrap().to_owned();
+    (text("cause"), text("failed_stage"))
+}
+
+const PASSWORD: &str = "a-password-of-22-letters";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missed_call_tells_which_stage_its_media_did_not_reach() {
+    let (cause, stage) = browser_that_gives_up(async |_| {}).await;
+    assert_eq!((cause.as_str(), stage.as_str()), ("no-media", "ice"));
+
+    let nominates = async |call: &RawCall| {
+        let told = |name: &str| {
+            let line = call.answer.lines().find_map(|line| line.strip_prefix(name));
+            line.unwrap().to_owned()
+        };
+        let mut check = [0; stun::MAX_LEN];
+        let mut writer = stun::Writer::new(&mut check, stun::Class::Request, &[7; 12]);
+        writer.username(&told("a=ice-ufrag:"), "peer");
+        writer.priority(1);
+        writer.use_candidate();
+        writer.role(stun::Role::Controlling(1));
+        let len = writer.finish(&stun::key(&told("a=ice-pwd:"))).unwrap();
+        call.rtp.send_to(&check[..len], call.media).await.unwrap();
+        let mut datagram = [0; 1_500];
+        // The check is answered, and the handshake begun.
+        for first in [1, 22] {
+            let (len, _) = call.rtp.recv_from(&mut datagram).await.unwrap();
+            assert_eq!(datagram[..len][0], first);
+        }
+    };
+    let (cause, stage) = browser_that_gives_up(nominates).await;
+    assert_eq!((cause.as_str(), stage.as_str()), ("no-media", "dtls"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_tells_how_its_call_came_about() {
+    let scene = Scene::new(200, "").await;
+    let call = scene.call().await;
+    call.until_beep_is_over().await;
+    call.send(Stream::new(VOICE_HZ).packets(SENTENCE)).await;
+    call.bye().await;
+    let message = scene.inbox.wait_for_messages(1).await.remove(0);
+    let setup = &message["setup"];
+    let at = |stage: &str| setup[stage].as_u64().unwrap_or_else(|| panic!("{setup}"));
+    assert!(at("answered_ms") <= at("first_rtp_out_ms"), "{setup}");
+    assert!(at("first_rtp_out_ms") < at("first_rtp_in_ms"), "{setup}");
+    assert!(
+        setup["ice_ms"].is_null() && setup["dtls_ms"].is_null(),
+        "{setup}"
+    );
+    let line = scene.service.wait_for_log("The call ended").await;
+    for stage in ["answered_ms", "first_rtp_out_ms", "first_rtp_in_ms"] {
+        assert!(line.contains(&format!(" {stage}={}", at(stage))), "{line}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -434,3 +434,45 @@ async fn a_key_in_a_stream_of_its_own_ends_the_message_after_the_last_word() {
     }
     service.stop().await;
 }
+
+/// An offer of keys: a suite that nobody has, and two that we know.
+fn keyed(scenario: &'static str, profile: &str) -> Scenario {
+    let key = "inline:WVNfX19zZW1jdGwgKCkgewkyMjA7fQp9CnVubGVz";
+    let lines = format!(
+        "a=rtpmap:8 PCMA/8000\na=crypto:1 F8_128_HMAC_SHA1_80 {key}\n\
+         a=crypto:2 AES_CM_128_HMAC_SHA1_32 {key}|2^20|1:4\na=crypto:3 AES_CM_128_HMAC_SHA1_80 {key}|2^20"
+    );
+    let scenario = Scenario::named(scenario).with("profile", profile);
+    scenario.with("formats", "8").with("formats_lines", lines)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_in_the_description_are_taken_where_that_is_configured() {
+    let service = Service::with(|config| config.media.sdes = true).await;
+    let inbox = service.subscriber(NUMBER).await;
+    // The one with an MKI, which we cannot have, is passed over.
+    for profile in ["RTP/SAVP", "RTP/SAVPF"] {
+        let expect =
+            format!("m=audio [0-9]+ {profile} 8.*a=crypto:3 AES_CM_128_HMAC_SHA1_80 inline:");
+        let call = keyed("keyed", profile)
+            .with("expect", expect)
+            .over(Transport::Tcp);
+        let Some(messages) = call.run(&service).await else {
+            return;
+        };
+        assert_eq!(messages.matches("a=crypto:3").count(), 2, "{messages}");
+    }
+    assert_eq!(inbox.wait_for_missed_calls(2).await.len(), 2);
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_in_the_description_are_refused_where_nobody_asked_for_them() {
+    let service = Service::start().await;
+    service.subscriber(NUMBER).await;
+    let call = keyed("refused", "RTP/SAVP")
+        .with("status", "488")
+        .with("expect", "Warning: 3");
+    drop(call.run(&service).await);
+    service.stop().await;
+}

@@ -19,11 +19,7 @@ async fn jssip(script: &str, arguments: &[&str]) -> Option<Output> {
     let node = support::peers::find("node")?;
     support::peers::find_file(&folder.join(JSSIP))?;
     let mut command = std::process::Command::new(node);
-    // Of age from version 22 on, where the option does no harm.
-    command
-        .arg("--experimental-websocket")
-        .arg(folder.join(script))
-        .args(arguments);
+    command.arg(folder.join(script)).args(arguments);
     Some(support::peers::run(command, Duration::from_secs(30)).await)
 }
 

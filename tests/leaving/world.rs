@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aftertone::domain::{
-    Caller, DivertReason, MessageId, NewMessage, RecordingEnd, Subscriber, SubscriberId,
+    AudioFormat, Caller, DivertReason, Losses, MessageId, NewMessage, RecordingEnd, SetupTimes,
+    StoredAudio, Subscriber, SubscriberId,
 };
 use aftertone::enrolment::{Callback, Config, Enrolment, Parts, SignedIn};
 use aftertone::mobile_core;
@@ -132,10 +133,17 @@ impl World {
             caller: Caller::default(),
             reason: DivertReason::Busy,
             received_at: START,
-            duration_ms: 1000,
-            size_bytes: 16_044,
-            sha256: [0; 32],
+            audio: StoredAudio {
+                format: AudioFormat::WavPcm,
+                codec: None,
+                sample_rate: 8000,
+                samples: 8000,
+                stored_bytes: 16_044,
+                sha256: [0; 32],
+                losses: Losses::default(),
+            },
             ended_by: RecordingEnd::HangUp,
+            setup: SetupTimes::default(),
         };
         self.storage().deposit(&message).await.unwrap();
         subscriber

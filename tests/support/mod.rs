@@ -6,11 +6,15 @@
 )]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+pub mod browser;
 pub mod core;
 pub mod peers;
 pub mod phone;
 pub mod process;
+pub mod python;
 pub mod raw;
+pub mod recording;
+pub mod rtpengine;
 pub mod sipp;
 pub mod softphone;
 
@@ -23,7 +27,7 @@ use aftertone::caller::{CallPlan, Happened, Report};
 use aftertone::config::Config;
 use aftertone::domain::{Msisdn, Timestamp, TokenId};
 use aftertone::http::secret;
-use aftertone::media::audio::{Prompt, Tone, read_wav, tone_level, write_wav};
+use aftertone::media::audio::{BEEP_HZ, Prompt, Tone, read_wav, tone_level, write_wav};
 use aftertone::server::Server;
 use aftertone::sip::Transport;
 use aftertone::sip::message::Uri;
@@ -40,6 +44,8 @@ pub const SOON: Duration = Duration::from_secs(30);
 pub const GREETING_HZ: f64 = 440.0;
 /// How long they hear it.
 pub const GREETING_MS: usize = 1000;
+/// How long the beep is that follows.
+pub const BEEP_MS: usize = 300;
 /// What callers say in tests.
 pub const VOICE_HZ: f64 = 1000.0;
 /// The subscriber of most tests.
@@ -132,6 +138,29 @@ impl Service {
         Call::start(self.uri(NUMBER, transport), transport, change)
     }
 
+    /// The greeting and the beep were heard.
+    #[track_caller]
+    pub fn has_played(&self, heard: &[i16]) {
+        self.has_played_but_for(100, heard);
+    }
+
+    /// The same, but for so much of each at most. What the service left out is not missed: it does so where the
+    /// machine is too busy for it to be in time.
+    #[track_caller]
+    pub fn has_played_but_for(&self, missing_ms: usize, heard: &[i16]) {
+        let left_out_ms = 20 * self.server.media_stats().skipped_frames as usize;
+        for (prompt, hz, ms) in [
+            ("greeting", GREETING_HZ, GREETING_MS),
+            ("beep", BEEP_HZ, BEEP_MS),
+        ] {
+            let heard_ms = tone_ms(heard, hz);
+            assert!(
+                heard_ms <= ms + 100 && heard_ms + missing_ms + left_out_ms >= ms,
+                "heard {heard_ms} ms of {ms} of the {prompt}; {left_out_ms} ms were left out"
+            );
+        }
+    }
+
     /// Stops it in order.
     pub async fn stop(self) {
         self.server.drain(std::future::ready(())).await;
@@ -140,6 +169,14 @@ impl Service {
     /// The folder of recordings under way.
     pub fn spool_dir(&self) -> PathBuf {
         self.dir.path().join("data/spool")
+    }
+
+    /// How much of the one recording under way is on the disk, if it is in a law: eight bytes a millisecond.
+    pub fn recorded_ms(&self) -> u64 {
+        let files = std::fs::read_dir(self.spool_dir());
+        let files = files.into_iter().flatten().flatten();
+        let sizes = files.filter_map(|entry| Some(entry.metadata().ok()?.len() / 8));
+        sizes.max().unwrap_or_default()
     }
 
     /// Recordings under way.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use aftertone::media::audio::{BEEP_HZ, Codec, FRAME_SAMPLES, Tone, tone_level};
+use aftertone::media::audio::{BEEP_HZ, FRAME_SAMPLES, Law, Tone, tone_level};
 use aftertone::media::rtp::{self, Datagram, Header};
 use tokio::net::UdpSocket;
 use tokio::time::Instant;
@@ -317,7 +317,7 @@ fn is_tone(datagram: &[u8], hz: f64) -> bool {
         return false;
     };
     let mut samples = [0; FRAME_SAMPLES];
-    let decoded = Codec::Pcmu.decode(packet.payload, &mut samples);
+    let decoded = Law::Mu.decode(packet.payload, &mut samples);
     tone_level(&samples[..decoded], hz) > 0.05
 }
 
@@ -362,7 +362,7 @@ impl Stream {
         self.tone.fill(&mut samples);
         let mut packet = self.header.to_bytes().to_vec();
         packet.resize(packet.len() + FRAME_SAMPLES, 0);
-        Codec::Pcmu.encode(&samples, &mut packet[rtp::HEADER_LEN..]);
+        Law::Mu.encode(&samples, &mut packet[rtp::HEADER_LEN..]);
         self.header.sequence = self.header.sequence.wrapping_add(1);
         self.header.timestamp = self.header.timestamp.wrapping_add(FRAME_SAMPLES as u32);
         packet

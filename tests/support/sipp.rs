@@ -1,11 +1,12 @@
 //! SIPp as the caller: scenarios of `tests/sipp`, and what they leave behind.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use aftertone::media::audio::{Codec, Tone};
+use aftertone::media::audio::{Law, Tone};
 use aftertone::sip::Transport;
 
 use super::{GREETING_MS, NUMBER, Service, VOICE_HZ, peers};
@@ -24,6 +25,7 @@ pub struct Scenario {
     values: BTreeMap<String, String>,
     transport: Transport,
     number: &'static str,
+    proxy: Option<SocketAddr>,
     calls: usize,
     per_second: usize,
 }
@@ -36,6 +38,7 @@ impl Scenario {
             values: BTreeMap::new(),
             transport: Transport::Udp,
             number: NUMBER,
+            proxy: None,
             calls: 1,
             per_second: 10,
         };
@@ -52,6 +55,7 @@ impl Scenario {
             ("content_type", "application/sdp"),
             ("media_ip", "[media_ip]"),
             ("media_port", "[rtpstream_audio_port]"),
+            ("profile", "RTP/AVP"),
             ("formats", "8 101"),
             ("formats_lines", lines),
             ("payload_type", "8"),
@@ -96,6 +100,12 @@ impl Scenario {
         self
     }
 
+    /// By way of somebody in front of the service.
+    pub fn through(mut self, proxy: SocketAddr) -> Self {
+        self.proxy = Some(proxy);
+        self
+    }
+
     /// So many calls, so many of them begun in a second.
     pub fn times(mut self, calls: usize, per_second: usize) -> Self {
         (self.calls, self.per_second) = (calls, per_second);
@@ -126,14 +136,14 @@ impl Scenario {
         let number = |name: &str| self.values[name].parse::<f64>().unwrap();
         let voice = Tone::new(number("voice_hz"), 0.3).take_ms(number("voice_ms") as usize);
         let mut encoded = vec![0; voice.len()];
-        Codec::Pcma.encode(&voice, &mut encoded);
+        Law::A.encode(&voice, &mut encoded);
         std::fs::write(&audio, encoded).unwrap();
         let mut values = self.values.clone();
         values.insert("audio".into(), audio.display().to_string());
         let file = dir.join(format!("{}.xml", self.name));
         std::fs::write(&file, expand(&source(self.name), &values)).unwrap();
 
-        let target = service.sip(self.transport);
+        let target = self.proxy.unwrap_or_else(|| service.sip(self.transport));
         let own = target.ip().to_string();
         let mut command = Command::new(sipp);
         command

@@ -24,12 +24,24 @@ impl Softphone {
     /// Starts it with this line in its file of accounts. `says` is its voice, at 8 kHz; `ca` the
     /// certificate that it trusts; `first` its first command. `None`: it is not installed.
     pub fn start(account: &str, says: &[i16], ca: &Path, first: Option<&str>) -> Option<Self> {
+        Self::with("", account, says, ca, first)
+    }
+
+    /// The same with more lines in its configuration: modules above all.
+    pub fn with(
+        lines: &str,
+        account: &str,
+        says: &[i16],
+        ca: &Path,
+        first: Option<&str>,
+    ) -> Option<Self> {
         let program = peers::find("baresip")?;
         let dir = tempfile::tempdir().unwrap();
         let file = |name: &str| dir.path().join(name);
         std::fs::write(file("voice.wav"), write_wav(says)).unwrap();
         std::fs::copy(ca, file("ca.pem")).unwrap();
         let config = include_str!("../baresip/config")
+            .replace("{lines}", lines)
             .replace("{dir}", dir.path().to_str().unwrap())
             .replace("{modules}", modules_of(&program).to_str().unwrap());
         std::fs::write(file("config"), config).unwrap();

@@ -1,6 +1,6 @@
 // A browser's SIP stack over WebSocket: asks the options of a URI, calls it, and hangs up once it is answered.
 //
-//   node --experimental-websocket call.mjs ws://127.0.0.1:5066 sip:+4799990001@127.0.0.1
+//   node call.mjs ws://127.0.0.1:5066 sip:+4799990001@127.0.0.1
 //
 // Prints a line for each thing that happened. There is no WebRTC here: the description offered is that of a phone
 // with plain RTP, whose packets nobody takes.

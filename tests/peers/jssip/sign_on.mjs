@@ -1,6 +1,6 @@
 // A browser's SIP stack over WebSocket signs on as a number, calls another one, and signs off.
 //
-//   node --experimental-websocket sign_on.mjs ws://127.0.0.1:5072 +4799990010 sandbox +4799990011
+//   node sign_on.mjs ws://127.0.0.1:5072 +4799990010 sandbox +4799990011
 //
 // Prints a line for each thing that happened. There is no WebRTC here.
 import JsSIP from "jssip";

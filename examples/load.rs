@@ -15,6 +15,8 @@
     reason = "a program, and its modules are for it alone"
 )]
 
+#[path = "load/bare.rs"]
+mod bare;
 #[path = "load/clock.rs"]
 mod clock;
 #[path = "load/fleet.rs"]
@@ -25,6 +27,8 @@ mod message;
 mod phases;
 #[path = "load/report.rs"]
 mod report;
+#[path = "load/secured.rs"]
+mod secured;
 #[path = "load/server.rs"]
 mod server;
 #[path = "load/voice.rs"]
@@ -36,18 +40,20 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::report::{Machine, Report};
 
 /// Puts load on a server of its own and judges what comes of it.
 #[derive(Parser)]
 pub struct Arguments {
+    #[command(subcommand)]
+    command: Option<Role>,
     /// What is measured, in this order
     #[arg(
         long,
         value_delimiter = ',',
-        default_value = "setup,greeting,recording,whole"
+        default_value = "bare,setup,greeting,recording,whole,secured,answer,most"
     )]
     phases: Vec<Phase>,
     /// Calls at the same time
@@ -59,6 +65,13 @@ pub struct Arguments {
     /// Calls placed each second until they are there
     #[arg(long, default_value_t = 100.0)]
     rate: f64,
+    /// Calls at the same time that are tried in the phase of most calls
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "1000,2000,3000,4000,5000,6000,7000,8000"
+    )]
+    steps: Vec<u32>,
     /// Length of the greeting in the phase of whole calls
     #[arg(long, default_value_t = 5.0)]
     greeting_seconds: f64,
@@ -91,8 +104,18 @@ pub struct Arguments {
     threads: bool,
 }
 
+/// What this process is, if it is not the load.
+#[derive(Subcommand)]
+enum Role {
+    /// Receives, sends and appends to files as a server would, and does nothing else
+    #[command(hide = true)]
+    Bare(bare::Plan),
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Phase {
+    /// What the kernel's part of greeting, recording and whole calls costs
+    Bare,
     /// Calls are set up and hung up at once, as many as can be
     Setup,
     /// All calls listen to a greeting
@@ -101,6 +124,12 @@ enum Phase {
     Recording,
     /// Calls come and go: greeting, beep, message
     Whole,
+    /// As before over DTLS-SRTP
+    Secured,
+    /// As before in the clear with 200 calls, for how soon they are answered
+    Answer,
+    /// As before with more and more calls
+    Most,
 }
 
 impl Arguments {
@@ -130,18 +159,26 @@ impl Arguments {
 
 fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
-    let binary = arguments.binary()?;
+    if let Some(Role::Bare(plan)) = &arguments.command {
+        bare::run(plan)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     println!("{}", Machine::here());
     let mut report = Report::default();
     for phase in &arguments.phases {
         match phase {
-            Phase::Setup => phases::setup(&arguments, &binary, &mut report)?,
-            Phase::Greeting => phases::greeting(&arguments, &binary, &mut report)?,
-            Phase::Recording => phases::recording(&arguments, &binary, &mut report)?,
-            Phase::Whole => phases::whole(&arguments, &binary, &mut report)?,
+            Phase::Bare => phases::bare(&arguments, &mut report)?,
+            Phase::Setup => phases::setup(&arguments, &mut report)?,
+            Phase::Greeting => phases::greeting(&arguments, &mut report)?,
+            Phase::Recording => phases::recording(&arguments, &mut report)?,
+            Phase::Whole => phases::whole(&arguments, &mut report)?,
+            Phase::Secured => phases::secured(&arguments, &mut report)?,
+            Phase::Answer => phases::answer(&arguments, &mut report)?,
+            Phase::Most => phases::most(&arguments, &mut report)?,
         }
     }
-    Ok(if report.is_good() {
+    report.summary();
+    Ok(if report.failures() == 0 {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE

@@ -19,9 +19,11 @@ use aftertone::media::RecordLimits;
 use aftertone::media::Session;
 use aftertone::media::Stats;
 use aftertone::media::audio::Codec;
+use aftertone::media::audio::Law;
 use aftertone::media::audio::Prompt;
 use aftertone::media::audio::Tone;
 use aftertone::media::rtp::Header;
+use aftertone::media::sdp::Keying;
 use anyhow::Context;
 use tokio::time::Instant;
 
@@ -84,10 +86,13 @@ async fn open(engine: &Engine, calls: usize) -> anyhow::Result<(Vec<UdpSocket>, 
             rtcp_mux: true,
             codec: Codec::Pcma,
             payload_type: 8,
+            telephone_event_clock: 8_000,
             telephone_event: Some(101),
             comfort_noise: None,
             direction: Direction::SendRecv,
             ptime_ms: 20,
+            keying: Keying::Plain,
+            ice: None,
         };
         let session = engine.open(&params).await?;
         socket.connect(session.local_addr())?;
@@ -110,11 +115,11 @@ fn record(sessions: &mut [Session]) -> Vec<Writer> {
         session.stop_playing();
         let mut chunks = session.record(limits);
         tasks.spawn(async move {
-            let mut samples = 0;
+            let mut ticks = 0;
             while let Some(chunk) = chunks.recv().await {
-                samples += chunk.samples.len() as u64;
+                ticks = chunk.ticks;
             }
-            samples
+            ticks
         })
     };
     sessions.iter_mut().map(start).collect()
@@ -123,7 +128,7 @@ fn record(sessions: &mut [Session]) -> Vec<Writer> {
 /// All callers say the same: 20 ms each, every 20 ms. Tells how many frames each has sent.
 fn speak(sockets: &[UdpSocket], stop: &AtomicBool) -> u64 {
     let mut payload = [0; 160];
-    Codec::Pcma.encode(&Tone::new(700.0, 0.2).take_ms(20), &mut payload);
+    Law::A.encode(&Tone::new(700.0, 0.2).take_ms(20), &mut payload);
     let mut packet = [0; 172];
     packet[12..].copy_from_slice(&payload);
     let mut due = Instant::now();
@@ -184,10 +189,10 @@ async fn judge(
     for (mut session, writer) in sessions.into_iter().zip(writers) {
         let summary = session.flush().await;
         anyhow::ensure!(
-            writer.await? == summary.samples,
+            writer.await? == summary.ticks,
             "the summary tells another length"
         );
-        whole += usize::from(summary.samples == sent * 160 && summary.lost_packets == 0);
+        whole += usize::from(summary.ticks == sent * 960 && summary.lost_packets == 0);
         lost += summary.lost_packets;
     }
     println!(

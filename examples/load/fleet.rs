@@ -2,15 +2,16 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
-use std::net::SocketAddrV4;
+use std::net::{SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::clock::{MILLI, Nanos, SECOND, now};
 use crate::message::{self, Dialog, Message, Ports};
+use crate::secured::{Secured, Security};
 use crate::voice::{FRAME, QUIET, Voice};
-use crate::wire::{Incoming, Outgoing, Wire};
+use crate::wire::{Incoming, Packets, Wire};
 
 /// Between two packets of a call.
 const PACING: Nanos = 20 * MILLI;
@@ -56,6 +57,7 @@ struct Call {
     to: Option<SocketAddrV4>,
     frame: usize,
     heard: Heard,
+    secured: Option<Box<Secured>>,
 }
 
 /// What a caller hears.
@@ -65,6 +67,23 @@ struct Heard {
     next_sequence: Option<u16>,
     /// In microseconds, against the first packet.
     arrivals: Vec<i32>,
+}
+
+impl Call {
+    fn new(invited: Nanos) -> Self {
+        Self {
+            state: State::Inviting,
+            invited,
+            answered: 0,
+            left: 0,
+            resends: 0,
+            dialog: Dialog::default(),
+            to: None,
+            frame: 0,
+            heard: Heard::default(),
+            secured: None,
+        }
+    }
 }
 
 /// What came of all calls.
@@ -104,7 +123,7 @@ pub struct Fleet<'a> {
     rtcp: Wire,
     server: SocketAddrV4,
     pub crew: Crew<'a>,
-    packets: Vec<Outgoing<'a>>,
+    packets: Packets,
 }
 
 /// The callers.
@@ -124,6 +143,8 @@ pub struct Crew<'a> {
     timers: BinaryHeap<Reverse<(Nanos, u32)>>,
     /// Messages to be sent.
     outbox: Vec<String>,
+    /// ICE and DTLS-SRTP, where that is what callers have.
+    security: Option<Security>,
     /// Whether the times of what is heard are noted.
     pub listening: bool,
     pub tally: Tally,
@@ -135,6 +156,7 @@ impl<'a> Fleet<'a> {
         voice: &'a Voice,
         script: Script,
         first: u32,
+        is_secured: bool,
     ) -> anyhow::Result<Self> {
         let (sip, rtp, rtcp) = (Wire::bind()?, Wire::bind()?, Wire::bind()?);
         let ports = Ports {
@@ -156,6 +178,7 @@ impl<'a> Fleet<'a> {
             next_slot: now(),
             timers: BinaryHeap::new(),
             outbox: Vec::new(),
+            security: is_secured.then(Security::new).transpose()?,
             listening: false,
             tally: Tally::default(),
         };
@@ -165,8 +188,13 @@ impl<'a> Fleet<'a> {
             rtcp,
             server,
             crew,
-            packets: Vec::new(),
+            packets: Packets::default(),
         })
+    }
+
+    /// Where all callers listen for RTP.
+    pub fn media_port(&self) -> u16 {
+        self.crew.ports.rtp
     }
 
     /// Goes on for so long.
@@ -198,7 +226,10 @@ impl<'a> Fleet<'a> {
             crew,
             packets,
         } = self;
-        while crew.next_slot <= now() {
+        for _ in 0..SLOTS {
+            if crew.next_slot > now() {
+                break;
+            }
             packets.clear();
             crew.speak(packets);
             crew.tally.packets_refused += rtp.send(packets);
@@ -212,6 +243,10 @@ impl<'a> Fleet<'a> {
         rtp.receive(|datagram| crew.hear_voice(&datagram));
         rtcp.receive(|_| ());
         crew.serve_timers();
+        if let Some(security) = &mut crew.security {
+            rtp.send(&security.packets);
+            security.packets.clear();
+        }
         for message in crew.outbox.drain(..) {
             // What the system refuses is sent again, as if the network had lost it.
             sip.socket().send_to(message.as_bytes(), *server).ok();
@@ -231,6 +266,18 @@ impl<'a> Crew<'a> {
         self.start = start;
         self.to_start = calls;
         self.next_start = now();
+    }
+
+    /// So many more calls are up, without any signalling; their media go to `to`.
+    pub fn put_up(&mut self, calls: u32, to: SocketAddrV4) {
+        for _ in 0..calls {
+            let number = self.next_number();
+            let mut call = Call::new(now());
+            call.state = State::Up;
+            call.to = Some(to);
+            self.calls.push(call);
+            self.slots[number as usize % SLOTS].push(number);
+        }
     }
 
     /// A number that no call has had yet.
@@ -281,6 +328,11 @@ impl<'a> Crew<'a> {
         all
     }
 
+    /// From 200 to keys, of secured calls.
+    pub fn keyed(&self) -> Option<&[Nanos]> {
+        self.security.as_ref().map(|security| &security.keyed[..])
+    }
+
     fn next_deadline(&self) -> Nanos {
         match self.start {
             Start::Rate(_) if self.to_start > 0 => self.next_slot.min(self.next_start),
@@ -304,24 +356,28 @@ impl<'a> Crew<'a> {
     fn invite(&mut self) {
         let number = self.next_number();
         let at = now();
-        self.calls.push(Call {
-            state: State::Inviting,
-            invited: at,
-            answered: 0,
-            left: 0,
-            resends: 0,
-            dialog: Dialog::default(),
-            to: None,
-            frame: 0,
-            heard: Heard::default(),
-        });
+        let mut call = Call::new(at);
+        if let Some(security) = &mut self.security {
+            call.secured = Some(Box::new(security.begin(number, self.ports.rtp)));
+        }
+        self.calls.push(call);
         self.tally.placed += 1;
-        self.outbox
-            .push(message::invite(number, self.ports, &self.target));
+        let invite = self.invite_message(number);
+        self.outbox.push(invite);
         self.timers.push(Reverse((at + T1, number)));
     }
 
+    fn invite_message(&self, number: u32) -> String {
+        let call = &self.calls[(number - self.first) as usize];
+        let offer = match &call.secured {
+            Some(secured) => String::from_utf8_lossy(&secured.offer).into_owned(),
+            None => message::plain_offer(number, self.ports),
+        };
+        message::invite(number, self.ports, &self.target, &offer)
+    }
+
     fn serve_timers(&mut self) {
+        self.wake_links();
         while let Some(&Reverse((at, number))) = self.timers.peek()
             && at <= now()
         {
@@ -330,18 +386,44 @@ impl<'a> Crew<'a> {
         }
     }
 
+    fn wake_links(&mut self) {
+        while let Some(security) = &mut self.security
+            && let Some((at, number)) = security.due()
+        {
+            let call = &mut self.calls[(number - self.first) as usize];
+            if let Some(secured) = &mut call.secured {
+                security.wake(at, number, secured);
+            }
+            self.check_link(number);
+        }
+    }
+
+    /// A call whose media cannot be had has failed.
+    fn check_link(&mut self, number: u32) {
+        let call = &self.calls[(number - self.first) as usize];
+        let failed = call.secured.as_ref().and_then(|secured| secured.failed);
+        if let Some(why) = failed
+            && call.state == State::Up
+        {
+            self.fail(number, why.into());
+        }
+    }
+
     fn send_again(&mut self, number: u32) {
         let Some(call) = self.calls.get_mut((number - self.first) as usize) else {
             return;
         };
         let (since, message) = match call.state {
-            State::Inviting => (
-                call.invited,
-                message::invite(number, self.ports, &self.target),
-            ),
+            State::Inviting => (call.invited, None),
             State::Leaving => (
                 call.left,
-                message::in_dialog("BYE", 2, number, self.ports, &call.dialog),
+                Some(message::in_dialog(
+                    "BYE",
+                    2,
+                    number,
+                    self.ports,
+                    &call.dialog,
+                )),
             ),
             State::Up | State::Over => return,
         };
@@ -357,6 +439,7 @@ impl<'a> Crew<'a> {
         self.tally.resent += 1;
         self.timers
             .push(Reverse((now() + (T1 << call.resends.min(3)), number)));
+        let message = message.unwrap_or_else(|| self.invite_message(number));
         self.outbox.push(message);
     }
 
@@ -364,6 +447,7 @@ impl<'a> Crew<'a> {
         let call = &mut self.calls[(number - self.first) as usize];
         if call.state != State::Over {
             call.state = State::Over;
+            call.secured = None;
             *self.tally.failed.entry(why).or_default() += 1;
         }
     }
@@ -395,6 +479,7 @@ impl<'a> Crew<'a> {
                 let call = &mut self.calls[(number - self.first) as usize];
                 if call.state == State::Leaving {
                     call.state = State::Over;
+                    call.secured = None;
                     self.tally.ended += 1;
                 }
             }
@@ -420,6 +505,9 @@ impl<'a> Crew<'a> {
         call.to = Some(SocketAddrV4::new([127, 0, 0, 1].into(), port));
         self.tally.answered += 1;
         self.tally.setup.push(at - call.invited);
+        if let (Some(security), Some(secured)) = (&mut self.security, &mut call.secured) {
+            security.answered(number, secured, message.body().as_bytes(), at);
+        }
         if self.script.quiet + self.script.talk == 0 {
             self.leave(number);
         } else {
@@ -443,7 +531,7 @@ impl<'a> Crew<'a> {
     }
 
     /// The next packet of each call whose turn it is.
-    fn speak(&mut self, packets: &mut Vec<Outgoing<'a>>) {
+    fn speak(&mut self, packets: &mut Packets) {
         let late = now() - self.next_slot;
         let slot = (self.next_slot / (PACING / SLOTS as Nanos)) as usize % SLOTS;
         self.next_slot += PACING / SLOTS as Nanos;
@@ -452,48 +540,75 @@ impl<'a> Crew<'a> {
             if self.calls[(number - self.first) as usize].state != State::Up {
                 return false;
             }
-            packets.extend(self.packet(number));
+            self.say(number, packets);
             let over = self.calls[(number - self.first) as usize].frame
-                == self.script.quiet + self.script.talk;
+                == self.script.quiet.saturating_add(self.script.talk);
             if over {
                 self.leave(number);
             }
             !over
         });
-        if self.listening && !packets.is_empty() {
+        if self.listening && packets.len() > 0 {
             self.tally.own_lateness.push(late);
         }
         self.tally.packets_sent += packets.len() as u64;
         self.slots[slot] = speakers;
     }
 
-    fn packet(&mut self, number: u32) -> Option<Outgoing<'a>> {
+    /// The next packet of a call; none while there is no way to go or no key.
+    fn say(&mut self, number: u32, packets: &mut Packets) {
         let call = &mut self.calls[(number - self.first) as usize];
-        let payload: &[u8] = match call.frame.checked_sub(self.script.quiet) {
+        let nth = call.frame;
+        call.frame += 1;
+        let to = match &call.secured {
+            Some(secured) => secured.to,
+            None => call.to,
+        };
+        let Some(to) = to else { return };
+        let payload: &[u8] = match nth.checked_sub(self.script.quiet) {
             None => &QUIET,
             Some(nth) => self.voice.frame(number, nth),
         };
         let mut header = [0; 12];
         header[0] = 0x80;
-        header[1] = if call.frame == 0 { 0x80 } else { 0 };
-        header[2..4].copy_from_slice(&(call.frame as u16).to_be_bytes());
-        header[4..8].copy_from_slice(&((call.frame * FRAME) as u32).to_be_bytes());
+        header[1] = if nth == 0 { 0x80 } else { 0 };
+        header[2..4].copy_from_slice(&(nth as u16).to_be_bytes());
+        header[4..8].copy_from_slice(&((nth * FRAME) as u32).to_be_bytes());
         header[8..].copy_from_slice(&(number + 1).to_be_bytes());
-        call.frame += 1;
-        Some(Outgoing {
-            from: message::address(number),
-            to: call.to?,
-            header,
-            payload,
-        })
+        packets.push(message::address(number), to, [&header, payload]);
+        if let Some(secured) = &mut call.secured {
+            secured.protect(packets);
+        }
+    }
+
+    /// Whether a datagram is a packet of voice; what else comes to a secured call's port is taken.
+    fn is_voice(&mut self, number: u32, datagram: &Incoming<'_>) -> bool {
+        let Some(security) = &mut self.security else {
+            return true;
+        };
+        let call = &mut self.calls[(number - self.first) as usize];
+        let (Some(secured), Some(from)) = (&mut call.secured, call.to) else {
+            return false;
+        };
+        let mut copy = [0; 2048];
+        let Some(copy) = copy.get_mut(..datagram.bytes.len()) else {
+            return false;
+        };
+        copy.copy_from_slice(datagram.bytes);
+        let is_voice = security.handle(number, secured, SocketAddr::V4(from), copy);
+        self.check_link(number);
+        is_voice
     }
 
     fn hear_voice(&mut self, datagram: &Incoming<'_>) {
-        let Some(call) = message::call_at(datagram.to)
-            .and_then(|number| self.calls.get_mut(number.checked_sub(self.first)? as usize))
-        else {
+        let number = message::call_at(datagram.to);
+        let Some(number) = number.filter(|number| self.call(*number).is_some()) else {
             return;
         };
+        if !self.is_voice(number, datagram) {
+            return;
+        }
+        let call = &mut self.calls[(number - self.first) as usize];
         let Some(&[_, _, s0, s1, t0, t1, t2, t3, ..]) =
             datagram.bytes.first_chunk::<12>().map(|head| &head[..])
         else {

@@ -23,15 +23,20 @@ pub fn call_at(address: Ipv4Addr) -> Option<u32> {
     u32::from(address).checked_sub(0x7F01_0000)
 }
 
-/// An INVITE as a mobile core sends it for a diverted call: some 1.2 KB.
-pub fn invite(call: u32, ports: Ports, target: &str) -> String {
-    let Ports { sip, rtp, rtcp } = ports;
-    let (callee, ip) = (mailbox(call), address(call));
-    let sdp = format!(
+/// The session description of plain RTP.
+pub fn plain_offer(call: u32, ports: Ports) -> String {
+    let Ports { rtp, rtcp, .. } = ports;
+    let ip = address(call);
+    format!(
         "v=0\r\no=- {call} 1 IN IP4 {ip}\r\ns=-\r\nc=IN IP4 {ip}\r\nt=0 0\r\n\
          m=audio {rtp} RTP/AVP 0 8 101\r\na=rtcp:{rtcp}\r\na=rtpmap:0 PCMU/8000\r\na=rtpmap:8 PCMA/8000\r\n\
          a=rtpmap:101 telephone-event/8000\r\na=fmtp:101 0-15\r\na=ptime:20\r\na=maxptime:40\r\na=sendrecv\r\n"
-    );
+    )
+}
+
+/// An INVITE as a mobile core sends it for a diverted call: some 1.2 KB.
+pub fn invite(call: u32, ports: Ports, target: &str, sdp: &str) -> String {
+    let (sip, callee) = (ports.sip, mailbox(call));
     format!(
         "INVITE sip:voicemail@{target} SIP/2.0\r\n\
          Via: SIP/2.0/UDP 127.0.0.1:{sip};rport;branch=z9hG4bKload{call}i\r\n\
@@ -171,6 +176,10 @@ impl<'a> Message<'a> {
             .split("\r\n")
             .find_map(|line| line.strip_prefix("m=audio "))?;
         media.split(' ').next()?.parse().ok()
+    }
+
+    pub fn body(&self) -> &'a str {
+        self.body
     }
 
     fn header(&self, name: &str) -> Option<&'a str> {

@@ -1,14 +1,14 @@
 //! The phases of a measurement, each with a server of its own.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use crate::Arguments;
 use crate::clock::{Nanos, SECOND, now, seconds};
 use crate::fleet::{Crew, Fleet, Script, Start};
-use crate::report::Report;
-use crate::server::{Cpu, Metrics, Server, Setup};
+use crate::report::{Figure, Report, Times};
+use crate::server::{BareServer, BareSetup, Cpu, Metrics, Server, Setup};
 use crate::voice::Voice;
 
 /// Frames in a second.
@@ -17,12 +17,17 @@ const FRAMES: f64 = 50.0;
 const BREATH: f64 = 1.0;
 /// The server publishes the numbers of its media so often.
 const PUBLISHED: Duration = Duration::from_secs(6);
+/// Calls at a time while it is measured how soon they are answered.
+const ANSWERED: u32 = 200;
+/// With more than this, calls are not served well: p99 of what is heard, and of INVITE to 200.
+const MOST_LATE_MS: f64 = 5.0;
+const LATEST_ANSWER_MS: f64 = 50.0;
 /// How long the last calls may take to end, and their messages to be stored.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Calls set up and hung up at once: first as many as can be, then at steady rates.
-pub fn setup(arguments: &Arguments, binary: &Path, report: &mut Report) -> anyhow::Result<()> {
-    let server = start(arguments, binary, 5.0)?;
+pub fn setup(arguments: &Arguments, report: &mut Report) -> anyhow::Result<()> {
+    let server = start(arguments, 5.0)?;
     let voice = Voice::new();
     let time = f64::from(arguments.seconds.min(20));
     report.table("Set-up: INVITE, 200, ACK, BYE, 200; each leaves a missed call");
@@ -31,7 +36,7 @@ pub fn setup(arguments: &Arguments, binary: &Path, report: &mut Report) -> anyho
         format_args!("{:.1} MiB", server.idle_kib() as f64 / 1024.0),
     );
 
-    let mut fleet = Fleet::new(server.sip, &voice, Script::default(), 0)?;
+    let mut fleet = Fleet::new(server.sip, &voice, Script::default(), 0, false)?;
     fleet
         .crew
         .place(usize::MAX, Start::Always(arguments.setups));
@@ -65,6 +70,7 @@ pub fn setup(arguments: &Arguments, binary: &Path, report: &mut Report) -> anyho
 
     let most = steady_rate(&server, &voice, next, report)?;
     report.row("most set-ups per second without a retransmission", most);
+    report.note(Figure::SetUps, most);
     server.stop(arguments.keep)
 }
 
@@ -106,7 +112,7 @@ fn holds(
     server.wait_until(PATIENCE, |metrics| {
         metrics.sum("aftertone_calls", "") == 0.0
     })?;
-    let mut fleet = Fleet::new(server.sip, voice, Script::default(), *next)?;
+    let mut fleet = Fleet::new(server.sip, voice, Script::default(), *next, false)?;
     let cpu = server.cpu()?;
     fleet
         .crew
@@ -157,7 +163,7 @@ fn holds(
 }
 
 /// All calls listen to a greeting that is longer than the phase.
-pub fn greeting(arguments: &Arguments, binary: &Path, report: &mut Report) -> anyhow::Result<()> {
+pub fn greeting(arguments: &Arguments, report: &mut Report) -> anyhow::Result<()> {
     let length = ramp_seconds(arguments) + f64::from(arguments.seconds) + 10.0;
     let script = Script {
         quiet: (length * FRAMES) as usize,
@@ -167,18 +173,23 @@ pub fn greeting(arguments: &Arguments, binary: &Path, report: &mut Report) -> an
         "Greeting: {} calls listen, and send silence",
         arguments.calls
     );
-    hold(arguments, binary, report, &title, length + 10.0, script)
+    let held = hold(arguments, report, &title, length + 10.0, script)?;
+    report.note(Figure::Greeting, format_args!("{:.3}", held.cpu));
+    Ok(())
 }
 
 /// All calls are recorded after a short greeting.
-pub fn recording(arguments: &Arguments, binary: &Path, report: &mut Report) -> anyhow::Result<()> {
+pub fn recording(arguments: &Arguments, report: &mut Report) -> anyhow::Result<()> {
     let length = ramp_seconds(arguments) + f64::from(arguments.seconds) + 5.0;
     let script = Script {
         quiet: ((1.0 + BREATH) * FRAMES) as usize,
         talk: (length * FRAMES) as usize,
     };
     let title = format!("Recording: {} calls speak", arguments.calls);
-    hold(arguments, binary, report, &title, 1.0, script)
+    let held = hold(arguments, report, &title, 1.0, script)?;
+    report.note(Figure::Recording, format_args!("{:.3}", held.cpu));
+    report.note(Figure::Memory, format_args!("{:.1} KiB", held.memory));
+    Ok(())
 }
 
 fn ramp_seconds(arguments: &Arguments) -> f64 {
@@ -188,16 +199,15 @@ fn ramp_seconds(arguments: &Arguments) -> f64 {
 /// Brings all calls up, measures while they are, and lets them end.
 fn hold(
     arguments: &Arguments,
-    binary: &Path,
     report: &mut Report,
     title: &str,
     greeting_seconds: f64,
     script: Script,
-) -> anyhow::Result<()> {
-    let server = start(arguments, binary, greeting_seconds)?;
+) -> anyhow::Result<Held> {
+    let server = start(arguments, greeting_seconds)?;
     let voice = Voice::new();
     let calls = arguments.calls as usize;
-    let mut fleet = Fleet::new(server.sip, &voice, script, 0)?;
+    let mut fleet = Fleet::new(server.sip, &voice, script, 0, false)?;
     fleet.crew.place(calls, Start::Rate(arguments.rate));
     let ramp = seconds(ramp_seconds(arguments) * 1.5 + 5.0);
     fleet.run_until(ramp, |crew| crew.up() + crew.tally.failed() == calls);
@@ -211,8 +221,59 @@ fn hold(
 }
 
 /// Calls come at the rate at which they go: as many of each stage at any time as in a day's busy hour.
-pub fn whole(arguments: &Arguments, binary: &Path, report: &mut Report) -> anyhow::Result<()> {
-    let server = start(arguments, binary, arguments.greeting_seconds)?;
+pub fn whole(arguments: &Arguments, report: &mut Report) -> anyhow::Result<()> {
+    let held = busy_hour(arguments, report, arguments.calls, false)?;
+    report.note(Figure::Whole, format_args!("{:.3}", held.cpu));
+    Ok(())
+}
+
+/// The same over DTLS-SRTP, with ICE.
+pub fn secured(arguments: &Arguments, report: &mut Report) -> anyhow::Result<()> {
+    let held = busy_hour(arguments, report, arguments.calls, true)?;
+    report.note(Figure::WholeSecured, format_args!("{:.3}", held.cpu));
+    Ok(())
+}
+
+/// A few whole calls, for how soon they are answered and hear something.
+pub fn answer(arguments: &Arguments, report: &mut Report) -> anyhow::Result<()> {
+    let held = busy_hour(arguments, report, ANSWERED.min(arguments.calls), false)?;
+    for (figure, times) in [
+        (Figure::Answer, held.setup),
+        (Figure::FirstMedia, held.first_media),
+    ] {
+        if let Some(Times { p50, p99, .. }) = times {
+            report.note(figure, format_args!("{p50:.1} / {p99:.1} ms"));
+        }
+    }
+    Ok(())
+}
+
+/// The most whole calls at once that are all as they should be, among `--steps`.
+pub fn most(arguments: &Arguments, report: &mut Report) -> anyhow::Result<()> {
+    let mut most = 0;
+    for &calls in &arguments.steps {
+        let held = busy_hour(arguments, report, calls, false)?;
+        let below = |times: Option<Times>, limit: f64| times.is_some_and(|times| times.p99 < limit);
+        let good = held.is_good
+            && below(held.lateness, MOST_LATE_MS)
+            && below(held.setup, LATEST_ANSWER_MS);
+        report.row(&format!("{calls} calls at once are served well"), good);
+        if !good {
+            break;
+        }
+        most = calls;
+    }
+    report.note(Figure::Most, most);
+    Ok(())
+}
+
+fn busy_hour(
+    arguments: &Arguments,
+    report: &mut Report,
+    calls: u32,
+    is_secured: bool,
+) -> anyhow::Result<Held> {
+    let server = start(arguments, arguments.greeting_seconds)?;
     let voice = Voice::new();
     let quiet = ((arguments.greeting_seconds + BREATH) * FRAMES) as usize;
     let whole = (arguments.call_seconds * FRAMES) as usize;
@@ -220,17 +281,85 @@ pub fn whole(arguments: &Arguments, binary: &Path, report: &mut Report) -> anyho
         quiet,
         talk: whole.saturating_sub(quiet).max(50),
     };
-    let mut fleet = Fleet::new(server.sip, &voice, script, 0)?;
-    let rate = f64::from(arguments.calls) / arguments.call_seconds;
+    let mut fleet = Fleet::new(server.sip, &voice, script, 0, is_secured)?;
+    let rate = f64::from(calls) / arguments.call_seconds;
     let placed = (rate * (arguments.call_seconds + f64::from(arguments.seconds) + 2.0)) as usize;
     fleet.crew.place(placed, Start::Rate(rate));
     fleet.run_for(seconds(arguments.call_seconds + 1.0));
     report.table(&format!(
-        "Whole calls: {} at a time, {} s with a greeting of {} s, {rate:.1} set up each second",
-        arguments.calls, arguments.call_seconds, arguments.greeting_seconds
+        "Whole calls{}: {calls} at a time, {} s with a greeting of {} s, {rate:.1} set up each second",
+        if is_secured { " over DTLS-SRTP" } else { "" },
+        arguments.call_seconds, arguments.greeting_seconds
     ));
     let window = Window::measure(arguments, &server, &mut fleet)?;
     finish(arguments, server, &mut fleet, &window, report)
+}
+
+/// The same packets and file appends as in the other phases, with nothing else around them.
+pub fn bare(arguments: &Arguments, report: &mut Report) -> anyhow::Result<()> {
+    let frames = |seconds: f64| (seconds * FRAMES) as u32;
+    let forever = frames(36_000.0);
+    let plans = [
+        (Figure::Greeting, "greeting", forever, forever),
+        (Figure::Recording, "recording", 0, forever),
+        (
+            Figure::Whole,
+            "whole calls, without SIP",
+            frames(arguments.greeting_seconds),
+            frames(arguments.call_seconds),
+        ),
+    ];
+    for (figure, name, greeting, whole) in plans {
+        report.table(&format!(
+            "Bare kernel loop: {} calls, {name}",
+            arguments.calls
+        ));
+        let voice = Voice::new();
+        let script = Script {
+            quiet: 0,
+            talk: usize::MAX,
+        };
+        // Nobody listens at the address of signalling: nothing is sent there.
+        let nowhere = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9);
+        let mut fleet = Fleet::new(nowhere, &voice, script, 0, false)?;
+        let setup = BareSetup {
+            data_parent: &arguments.data(),
+            server_core: arguments.server_core,
+            load_core: arguments.load_core,
+            calls: arguments.calls,
+            callers_port: fleet.media_port(),
+            greeting,
+            whole,
+        };
+        let server = BareServer::start(&setup)?;
+        fleet.crew.put_up(arguments.calls, server.media);
+        fleet.run_for(2 * SECOND);
+        let (cpu, began) = (server.cpu()?, now());
+        fleet.run_for(seconds(f64::from(arguments.seconds)));
+        let time = (now() - began) as f64 / SECOND as f64;
+        let cpu = server.cpu()?.since(cpu);
+        let each = report.cpu(cpu, f64::from(arguments.calls), time);
+        report.note_bare(figure, format_args!("{each:.3}"));
+        let tally = &fleet.crew.tally;
+        report.row(
+            "packets sent to it, heard from it",
+            format_args!("{}, {}", tally.packets_sent, tally.packets_heard),
+        );
+    }
+    Ok(())
+}
+
+/// How calls were held.
+struct Held {
+    /// Milliseconds for each second of each call.
+    cpu: f64,
+    /// KiB for each call.
+    memory: f64,
+    setup: Option<Times>,
+    first_media: Option<Times>,
+    lateness: Option<Times>,
+    /// No call failed, no packet was lost, no recording was damaged.
+    is_good: bool,
 }
 
 /// What was seen of the server while all calls were up.
@@ -284,7 +413,8 @@ fn finish(
     fleet: &mut Fleet<'_>,
     window: &Window,
     report: &mut Report,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Held> {
+    let failures = report.failures();
     let longest = seconds(arguments.call_seconds.max(ramp_seconds(arguments) + 40.0) + 40.0);
     let is_over = |crew: &Crew<'_>| crew.live() == 0 && crew.to_come() == 0;
     let over = fleet.run_until(longest, is_over);
@@ -293,7 +423,7 @@ fn finish(
     })?;
     std::thread::sleep(PUBLISHED);
     let after = server.metrics()?;
-    report.cpu(window.cpu, window.calls, window.seconds);
+    let cpu = report.cpu(window.cpu, window.calls, window.seconds);
     if arguments.threads {
         for (name, cpu) in window.threads.iter().filter(|(_, cpu)| cpu.total() > 0.0) {
             let share = cpu.total() / window.seconds / 10.0;
@@ -303,14 +433,14 @@ fn finish(
             );
         }
     }
-    report.memory(server.idle_kib(), window.memory_kib, window.calls as usize);
+    let memory = report.memory(server.idle_kib(), window.memory_kib, window.calls as usize);
     report.tally(&fleet.crew.tally);
-    report.media(
-        &fleet.crew.tally,
-        &fleet.crew.lateness(),
-        &window.before,
-        &after,
+    report.times(
+        "200 to keys, p50 / p99 / max",
+        fleet.crew.keyed().unwrap_or_default(),
     );
+    let lateness = fleet.crew.lateness();
+    report.media(&fleet.crew.tally, &lateness, &window.before, &after);
     report.check("all calls over and stored", over && stored, over && stored);
     for (series, value) in after.all("aftertone_calls_total") {
         report.row(series, value);
@@ -320,12 +450,20 @@ fn finish(
         let voice = Voice::new();
         report.verdict(&voice.judge(&server.recordings(), &said)?);
     }
-    server.stop(arguments.keep)
+    server.stop(arguments.keep)?;
+    Ok(Held {
+        cpu,
+        memory,
+        setup: Times::of(&fleet.crew.tally.setup),
+        first_media: Times::of(&fleet.crew.tally.first_media),
+        lateness: Times::of(&lateness),
+        is_good: report.failures() == failures,
+    })
 }
 
-fn start(arguments: &Arguments, binary: &Path, greeting_seconds: f64) -> anyhow::Result<Server> {
+fn start(arguments: &Arguments, greeting_seconds: f64) -> anyhow::Result<Server> {
     Server::start(&Setup {
-        binary,
+        binary: &arguments.binary()?,
         data_parent: &arguments.data(),
         server_core: arguments.server_core,
         load_core: arguments.load_core,

@@ -1,5 +1,6 @@
 //! What is printed: a table for each phase, and whether all went well.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 
@@ -41,10 +42,100 @@ impl fmt::Display for Machine {
     }
 }
 
+/// A figure of the summary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Figure {
+    Greeting,
+    Recording,
+    Whole,
+    WholeSecured,
+    Most,
+    Memory,
+    SetUps,
+    Answer,
+    FirstMedia,
+}
+
+/// The rows of the summary: the figure, what it is, the same of Asterisk 22.10 (one thread a call, measured on the
+/// same kind of machine), and what we want of ourselves.
+const SUMMARY: [(Figure, &str, &str, &str); 9] = [
+    (
+        Figure::Greeting,
+        "CPU-ms per call-second, greeting",
+        "2.09",
+        "0.20",
+    ),
+    (
+        Figure::Recording,
+        "CPU-ms per call-second, recording",
+        "1.02",
+        "0.10",
+    ),
+    (
+        Figure::Whole,
+        "the same of a whole call, SIP and files included",
+        "1.33",
+        "0.13",
+    ),
+    (Figure::WholeSecured, "the same over DTLS-SRTP", "", "0.20"),
+    (
+        Figure::Most,
+        "most calls at once, nothing failed or lost, jitter p99 < 5 ms, INVITE to 200 p99 < 50 ms",
+        "700",
+        "5,000",
+    ),
+    (Figure::Memory, "memory per call", "226 KiB", "20 KiB"),
+    (
+        Figure::SetUps,
+        "set-ups per second without a retransmission, each stored",
+        "350",
+        "1,000",
+    ),
+    (
+        Figure::Answer,
+        "INVITE to 200 at 200 calls, p50 / p99",
+        "p99 3.0 ms",
+        "p99 2 ms",
+    ),
+    (
+        Figure::FirstMedia,
+        "200 to first RTP at 200 calls, p50 / p99",
+        "p50 11 ms",
+        "p50 5 ms",
+    ),
+];
+
+/// Percentiles, in milliseconds.
+#[derive(Debug, Clone, Copy)]
+pub struct Times {
+    pub p50: f64,
+    pub p99: f64,
+    pub max: f64,
+}
+
+impl Times {
+    /// None of nothing.
+    pub fn of(times: &[Nanos]) -> Option<Self> {
+        let mut sorted = times.to_vec();
+        sorted.sort_unstable();
+        let at = |share: f64| {
+            let index = (sorted.len().checked_sub(1)? as f64 * share) as usize;
+            Some(*sorted.get(index)? as f64 / MILLI as f64)
+        };
+        Some(Self {
+            p50: at(0.5)?,
+            p99: at(0.99)?,
+            max: at(1.0)?,
+        })
+    }
+}
+
 /// What was measured.
 #[derive(Default)]
 pub struct Report {
     failures: usize,
+    bare: BTreeMap<Figure, String>,
+    measured: BTreeMap<Figure, String>,
 }
 
 impl Report {
@@ -57,6 +148,31 @@ impl Report {
         println!("| {name} | {value} |");
     }
 
+    /// A figure for the summary.
+    pub fn note(&mut self, figure: Figure, value: impl fmt::Display) {
+        self.measured.insert(figure, value.to_string());
+    }
+
+    /// The same of the bare loop.
+    pub fn note_bare(&mut self, figure: Figure, value: impl fmt::Display) {
+        self.bare.insert(figure, value.to_string());
+    }
+
+    /// Everything that was noted, beside what it is measured by.
+    pub fn summary(&self) {
+        println!("\n### Summary\n");
+        println!(
+            "| one core, server side only | Asterisk 22.10 | bare kernel loop | target | measured |"
+        );
+        println!("| --- | --- | --- | --- | --- |");
+        for (figure, name, asterisk, target) in SUMMARY {
+            let of =
+                |side: &BTreeMap<Figure, String>| side.get(&figure).cloned().unwrap_or_default();
+            let (bare, measured) = (of(&self.bare), of(&self.measured));
+            println!("| {name} | {asterisk} | {bare} | {target} | {measured} |");
+        }
+    }
+
     /// A row that must be as it is wanted.
     pub fn check(&mut self, name: &str, good: bool, value: impl fmt::Display) {
         let mark = if good { "" } else { " **failed**" };
@@ -66,21 +182,13 @@ impl Report {
 
     /// Times as percentiles, in milliseconds.
     pub fn times(&mut self, name: &str, times: &[Nanos]) {
-        if times.is_empty() {
-            return;
+        if let Some(Times { p50, p99, max }) = Times::of(times) {
+            self.row(name, format_args!("{p50:.2} / {p99:.2} / {max:.2} ms"));
         }
-        let mut sorted = times.to_vec();
-        sorted.sort_unstable();
-        let at = |share: f64| {
-            let index = ((sorted.len() - 1) as f64 * share) as usize;
-            sorted[index] as f64 / MILLI as f64
-        };
-        let (p50, p99, max) = (at(0.5), at(0.99), at(1.0));
-        self.row(name, format_args!("{p50:.2} / {p99:.2} / {max:.2} ms"));
     }
 
-    /// CPU time of the server for each second of each call.
-    pub fn cpu(&mut self, cpu: Cpu, calls: f64, seconds: f64) {
+    /// CPU time of the server for each second of each call, which it tells in milliseconds.
+    pub fn cpu(&mut self, cpu: Cpu, calls: f64, seconds: f64) -> f64 {
         let call_seconds = calls * seconds;
         let (user, system) = (cpu.user / call_seconds, cpu.system / call_seconds);
         self.row(
@@ -91,6 +199,7 @@ impl Report {
             "server's core in use",
             format_args!("{:.1} %", cpu.total() / seconds / 10.0),
         );
+        user + system
     }
 
     pub fn tally(&mut self, tally: &Tally) {
@@ -146,7 +255,8 @@ impl Report {
         );
     }
 
-    pub fn memory(&mut self, idle_kib: u64, full_kib: u64, calls: usize) {
+    /// Tells the KiB of a call.
+    pub fn memory(&mut self, idle_kib: u64, full_kib: u64, calls: usize) -> f64 {
         let per_call = full_kib.saturating_sub(idle_kib) as f64 / calls.max(1) as f64;
         self.row(
             "resident memory, idle",
@@ -157,6 +267,7 @@ impl Report {
             format_args!("{:.1} MiB", full_kib as f64 / 1024.0),
         );
         self.row("memory per call", format_args!("{per_call:.1} KiB"));
+        per_call
     }
 
     pub fn verdict(&mut self, verdict: &Verdict) {
@@ -185,8 +296,8 @@ impl Report {
         }
     }
 
-    /// Whether nothing failed.
-    pub fn is_good(&self) -> bool {
-        self.failures == 0
+    /// Rows that are not as they are wanted.
+    pub fn failures(&self) -> usize {
+        self.failures
     }
 }

@@ -117,7 +117,7 @@ impl Server {
 
     /// CPU time of the process up to now.
     pub fn cpu(&self) -> anyhow::Result<Cpu> {
-        read_cpu(&PathBuf::from(format!("/proc/{}/stat", self.child.id()))).map(|(_, cpu)| cpu)
+        cpu_of(&self.child)
     }
 
     /// CPU time up to now of the threads that there are, by name.
@@ -182,6 +182,72 @@ impl Server {
             bail!("the server ended with {status}");
         }
         Ok(())
+    }
+}
+
+/// What the bare loop is started with.
+pub struct BareSetup<'a> {
+    pub data_parent: &'a Path,
+    pub server_core: usize,
+    pub load_core: usize,
+    pub calls: u32,
+    pub callers_port: u16,
+    /// In frames.
+    pub greeting: u32,
+    pub whole: u32,
+}
+
+/// The bare loop: this program again, in the place of the server.
+pub struct BareServer {
+    child: Child,
+    _dir: tempfile::TempDir,
+    pub media: SocketAddrV4,
+}
+
+impl BareServer {
+    /// Starts it and waits until it receives.
+    pub fn start(setup: &BareSetup<'_>) -> anyhow::Result<Self> {
+        let dir = tempfile::tempdir_in(setup.data_parent).context("no folder can be made")?;
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("bare").arg("--dir").arg(dir.path());
+        for (name, value) in [
+            ("--calls", setup.calls),
+            ("--callers-port", setup.callers_port.into()),
+            ("--greeting", setup.greeting),
+            ("--whole", setup.whole),
+        ] {
+            command.arg(name).arg(value.to_string());
+        }
+        run_on(setup.server_core).context("the server's core cannot be had")?;
+        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        run_on(setup.load_core).context("the load's core cannot be had")?;
+        let mut child = child?;
+        let output = child.stdout.take().context("the loop has no output")?;
+        let mut line = String::new();
+        BufReader::new(output).read_line(&mut line)?;
+        let media = line
+            .trim()
+            .rsplit('/')
+            .next()
+            .and_then(|it| it.parse().ok());
+        let media = media.context("the loop ended before it was ready")?;
+        Ok(Self {
+            child,
+            _dir: dir,
+            media,
+        })
+    }
+
+    /// CPU time up to now.
+    pub fn cpu(&self) -> anyhow::Result<Cpu> {
+        cpu_of(&self.child)
+    }
+}
+
+impl Drop for BareServer {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
     }
 }
 
@@ -311,6 +377,11 @@ fn read_addresses(child: &mut Child) -> anyhow::Result<(SocketAddrV4, SocketAddr
         }
     }
     bail!("the server ended before it was ready")
+}
+
+/// CPU time of a process up to now.
+pub fn cpu_of(child: &Child) -> anyhow::Result<Cpu> {
+    read_cpu(&PathBuf::from(format!("/proc/{}/stat", child.id()))).map(|(_, cpu)| cpu)
 }
 
 /// Name and CPU time of a process or thread, from its `stat` file.

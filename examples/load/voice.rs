@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::bail;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -120,12 +120,23 @@ fn decode(byte: u8) -> i16 {
     if bits & 0x80 == 0 { value } else { -value }
 }
 
+/// The samples of a recording, which is kept as it was received: µ-law in a WAV.
 fn read(path: &Path) -> anyhow::Result<Vec<i16>> {
-    let context = || format!("{} cannot be read", path.display());
-    let mut wav = hound::WavReader::open(path).with_context(context)?;
-    wav.samples::<i16>()
-        .collect::<Result<_, _>>()
-        .with_context(context)
+    const MU_LAW: [u8; 2] = [7, 0];
+    let file = fs::read(path)?;
+    let mut rest = file.get(12..).unwrap_or_default();
+    while let Some((&[a, b, c, d, s0, s1, s2, s3], after)) = rest.split_first_chunk() {
+        let length = u32::from_le_bytes([s0, s1, s2, s3]) as usize;
+        let content = after.get(..length).unwrap_or(after);
+        match &[a, b, c, d] {
+            b"fmt " if !content.starts_with(&MU_LAW) => break,
+            b"data" => return Ok(content.iter().copied().map(decode).collect()),
+            _ => {}
+        }
+        let padded = length.next_multiple_of(2);
+        rest = after.get(padded..).unwrap_or_default();
+    }
+    bail!("{} is no WAV of \u{3bc}-law", path.display())
 }
 
 fn files_below(dir: &Path, files: &mut Vec<PathBuf>) -> anyhow::Result<()> {

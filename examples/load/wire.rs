@@ -21,13 +21,65 @@ const CONTROL: usize = 96;
 /// Asked of the system, each way.
 const BUFFER: usize = 32 << 20;
 
-/// A datagram to be sent: an RTP header and a piece of the voice.
-#[derive(Clone, Copy)]
-pub struct Outgoing<'a> {
-    pub from: Ipv4Addr,
-    pub to: SocketAddrV4,
-    pub header: [u8; 12],
-    pub payload: &'a [u8],
+/// Datagrams to be sent, one after the other.
+#[derive(Default)]
+pub struct Packets {
+    bytes: Vec<u8>,
+    list: Vec<Outgoing>,
+}
+
+/// A datagram among others.
+struct Outgoing {
+    from: Ipv4Addr,
+    to: SocketAddrV4,
+    begin: usize,
+    len: usize,
+}
+
+impl Packets {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.list.clear();
+    }
+
+    /// Adds one of the parts, from an address of ours.
+    pub fn push(&mut self, from: Ipv4Addr, to: SocketAddrV4, parts: [&[u8]; 2]) {
+        let begin = self.bytes.len();
+        parts
+            .iter()
+            .for_each(|part| self.bytes.extend_from_slice(part));
+        let len = self.bytes.len() - begin;
+        self.list.push(Outgoing {
+            from,
+            to,
+            begin,
+            len,
+        });
+    }
+
+    /// Has the last one protected: `protect` gets it with `room` bytes behind it, and its length, and tells the new
+    /// length.
+    pub fn protect_last(
+        &mut self,
+        room: usize,
+        protect: impl FnOnce(&mut [u8], usize) -> Option<usize>,
+    ) {
+        let Some(last) = self.list.last_mut() else {
+            return;
+        };
+        self.bytes.resize(last.begin + last.len + room, 0);
+        match protect(&mut self.bytes[last.begin..], last.len) {
+            Some(len) => last.len = len,
+            None => {
+                self.list.pop();
+            }
+        }
+    }
 }
 
 /// A datagram that came.
@@ -43,10 +95,9 @@ pub struct Incoming<'a> {
 pub struct Wire {
     socket: UdpSocket,
     buffers: Box<[[u8; DATAGRAM]]>,
-    headers: Box<[[u8; 12]]>,
     controls: Box<[Control]>,
     addresses: Box<[sockaddr_in]>,
-    vectors: Box<[[iovec; 2]]>,
+    vectors: Box<[iovec]>,
     messages: Box<[mmsghdr]>,
 }
 
@@ -71,7 +122,6 @@ impl Wire {
         Ok(Self {
             socket: socket.into(),
             buffers: vec![[0; DATAGRAM]; BATCH].into(),
-            headers: vec![[0; 12]; BATCH].into(),
             controls: vec![Control([0; CONTROL]); BATCH].into(),
             addresses: zeroed(BATCH),
             vectors: zeroed(BATCH),
@@ -88,10 +138,10 @@ impl Wire {
     }
 
     /// Sends all of them; how many the system refused.
-    pub fn send(&mut self, packets: &[Outgoing<'_>]) -> usize {
+    pub fn send(&mut self, packets: &Packets) -> usize {
         let mut refused = 0;
-        for batch in packets.chunks(BATCH) {
-            self.fill(batch);
+        for batch in packets.list.chunks(BATCH) {
+            self.fill(batch, &packets.bytes);
             let mut next = 0;
             while next < batch.len() {
                 match self.send_batch(next, batch.len()) {
@@ -107,26 +157,20 @@ impl Wire {
         refused
     }
 
-    fn fill(&mut self, batch: &[Outgoing<'_>]) {
+    fn fill(&mut self, batch: &[Outgoing], bytes: &[u8]) {
         for (index, packet) in batch.iter().enumerate() {
-            self.headers[index] = packet.header;
-            self.addresses[index] = address(packet.to);
-            self.vectors[index] = [
-                iovec {
-                    iov_base: self.headers[index].as_mut_ptr().cast(),
-                    iov_len: 12,
-                },
-                iovec {
-                    iov_base: packet.payload.as_ptr().cast_mut().cast(),
-                    iov_len: packet.payload.len(),
-                },
-            ];
+            let bytes = &bytes[packet.begin..packet.begin + packet.len];
+            self.addresses[index] = internet_address(packet.to);
+            self.vectors[index] = iovec {
+                iov_base: bytes.as_ptr().cast_mut().cast(),
+                iov_len: bytes.len(),
+            };
             let control = &mut self.controls[index];
             let message = &mut self.messages[index].msg_hdr;
             message.msg_name = ptr::from_mut(&mut self.addresses[index]).cast();
             message.msg_namelen = mem::size_of::<sockaddr_in>() as u32;
-            message.msg_iov = self.vectors[index].as_mut_ptr();
-            message.msg_iovlen = 2;
+            message.msg_iov = &raw mut self.vectors[index];
+            message.msg_iovlen = 1;
             message.msg_control = control.0.as_mut_ptr().cast();
             message.msg_controllen = write_source(packet.from, control);
             message.msg_flags = 0;
@@ -139,7 +183,7 @@ impl Wire {
     )]
     fn send_batch(&mut self, from: usize, to: usize) -> io::Result<usize> {
         let messages = &mut self.messages[from..to];
-        // SAFETY: `fill` has pointed these headers to boxed slices of this structure and to payloads that the
+        // SAFETY: `fill` has pointed these headers to boxed slices of this structure and to packets that the
         // caller of `send` borrows until it returns; the system only reads them.
         let sent = unsafe {
             libc::sendmmsg(
@@ -172,14 +216,14 @@ impl Wire {
     #[expect(unsafe_code, reason = "recvmmsg has no safe wrapper")]
     fn receive_batch(&mut self) -> io::Result<usize> {
         for index in 0..BATCH {
-            self.vectors[index][0] = iovec {
+            self.vectors[index] = iovec {
                 iov_base: self.buffers[index].as_mut_ptr().cast(),
                 iov_len: DATAGRAM,
             };
             let message = &mut self.messages[index].msg_hdr;
             message.msg_name = ptr::null_mut();
             message.msg_namelen = 0;
-            message.msg_iov = self.vectors[index].as_mut_ptr();
+            message.msg_iov = &raw mut self.vectors[index];
             message.msg_iovlen = 1;
             message.msg_control = self.controls[index].0.as_mut_ptr().cast();
             message.msg_controllen = CONTROL;
@@ -200,7 +244,8 @@ impl Wire {
     }
 }
 
-fn address(to: SocketAddrV4) -> sockaddr_in {
+/// An address as the system wants it.
+pub fn internet_address(to: SocketAddrV4) -> sockaddr_in {
     sockaddr_in {
         sin_family: libc::AF_INET as libc::sa_family_t,
         sin_port: to.port().to_be(),
@@ -299,14 +344,15 @@ pub fn run_on(core: usize) -> io::Result<()> {
 }
 
 /// C structures of integers and pointers, for which all zero is a value.
-trait Plain {}
+pub trait Plain {}
 impl Plain for sockaddr_in {}
+impl Plain for iovec {}
 impl Plain for [iovec; 2] {}
 impl Plain for mmsghdr {}
 impl Plain for libc::msghdr {}
 
 #[expect(unsafe_code, reason = "the structures of libc have no constructor")]
-fn zeroed<T: Plain>(count: usize) -> Box<[T]> {
+pub fn zeroed<T: Plain>(count: usize) -> Box<[T]> {
     (0..count)
         // SAFETY: `Plain` says that all zero is a valid value.
         .map(|_| unsafe { MaybeUninit::<T>::zeroed().assume_init() })

@@ -392,6 +392,12 @@ impl Demux {
         }
     }
 
+    /// The call whose packets come from there, where nothing is to be learnt from one more.
+    pub fn settled(&self, socket: u16, from: SocketAddr) -> Option<LegId> {
+        let address = self.addresses.get(&from).filter(|_| socket == SHARED)?;
+        (!address.latches).then_some(address.id)
+    }
+
     /// Tells whose packet it is that came from `from` to `socket`.
     pub fn verdict(&mut self, socket: u16, from: SocketAddr, kind: Kind) -> Verdict {
         if socket != SHARED {

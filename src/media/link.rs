@@ -440,8 +440,8 @@ impl Security {
     }
 }
 
-/// RFC 5761 section 4.
-fn is_rtcp(packet: &[u8]) -> bool {
+/// Whether a packet of media is a report (RFC 5761 section 4).
+pub fn is_rtcp(packet: &[u8]) -> bool {
     packet.get(1).is_some_and(|kind| (192..=223).contains(kind))
 }
 

@@ -1,6 +1,7 @@
 //! The calls of one worker: which packet and which command goes to which call. No sockets here.
 
 mod inbound;
+mod inbox;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -22,8 +23,10 @@ use crate::media::demux::Demux;
 use crate::media::demux::LegId;
 use crate::media::demux::NoPort;
 use crate::media::dtls::Certificate;
+use crate::media::engine::calls::inbox::Inbox;
 use crate::media::engine::pace::Pace;
 use crate::media::engine::pace::SLOTS;
+use crate::media::engine::pace::STEP;
 use crate::media::engine::pace::Wheel;
 use crate::media::engine::pace::last_before;
 use crate::media::engine::stats::WorkerStats;
@@ -46,7 +49,7 @@ use crate::media::session::Settings;
 const MAX_ALARMS: usize = 8;
 
 /// Slots between two looks for a call's handle.
-const LOOK_FOR_HANDLE: u64 = 500;
+const LOOK_FOR_HANDLE: u64 = 25 * SLOTS as u64;
 
 /// So long a worker that cannot keep up looks for the last packets of a recording among all that
 /// wait.
@@ -106,7 +109,7 @@ struct Call {
     id: LegId,
     socket: u16,
     pace: Pace,
-    /// The slot of 1 ms that it was served in last.
+    /// The slot that it was served in last.
     served: u64,
     events: mpsc::Sender<MediaEvent>,
     flush: Option<oneshot::Sender<RecordingSummary>>,
@@ -175,6 +178,8 @@ impl Call {
 pub(super) struct Calls {
     settings: Settings,
     calls: Vec<Option<Box<Call>>>,
+    /// What has come for the call at the same place, and is not yet looked at.
+    inboxes: Vec<Inbox>,
     free: Vec<u32>,
     generation: u32,
     wheel: Wheel,
@@ -210,6 +215,7 @@ impl Calls {
             v4_only,
             settings,
             calls: Vec::new(),
+            inboxes: Vec::new(),
             free: Vec::new(),
             generation: 0,
             wheel: Wheel::default(),
@@ -288,6 +294,7 @@ impl Calls {
         });
         if self.free.pop().is_none() {
             self.calls.push(Some(call));
+            self.inboxes.push(Inbox::default());
         } else {
             self.calls[index as usize] = Some(call);
         }
@@ -478,7 +485,7 @@ impl Calls {
             let first = out.len();
             call.served = slot;
             if missed > 0 {
-                call.leg.rest(Duration::from_millis(missed));
+                call.leg.rest(STEP * missed as u32);
             }
             let is_playing = matches!(call.pace, Pace::Playing(_));
             if in_time || !is_playing {
@@ -520,6 +527,7 @@ impl Calls {
         let Some(call) = self.calls.get_mut(id.index as usize).and_then(Option::take) else {
             return;
         };
+        self.inboxes[id.index as usize] = Inbox::default();
         self.connecting -= usize::from(call.connecting);
         self.wheel.leave(id.index, call.pace);
         self.free.push(id.index);
@@ -533,7 +541,8 @@ impl Calls {
         (call.id == id).then_some(call)
     }
 
-    /// Does something with a call. If that panics, only this call ends.
+    /// Does something with a call, which has looked at all its packets before. If that panics, only
+    /// this call ends.
     fn guard<R>(
         &mut self,
         now: Instant,
@@ -551,7 +560,22 @@ impl Calls {
             mark: id.index ^ self.mask,
             out: &mut self.control,
         };
-        match catch_unwind(AssertUnwindSafe(|| action(call, &mut turn))) {
+        let inbox = &mut self.inboxes[id.index as usize];
+        let stats = &self.stats;
+        let action = || {
+            if !inbox.is_empty() {
+                inbox.empty(|at, from, bytes| {
+                    turn.now = at;
+                    if let Err(why) = call.take_media(&mut turn, from, bytes).received {
+                        stats.drop_packet(why);
+                    }
+                });
+                turn.now = now;
+                call.tell();
+            }
+            action(call, &mut turn)
+        };
+        match catch_unwind(AssertUnwindSafe(action)) {
             Ok(result) => Some(result),
             Err(_) => {
                 // The panic hook has told where it was.

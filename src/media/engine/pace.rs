@@ -1,17 +1,23 @@
-//! When calls are served. A call that is played to has a slot of 1 ms in every 20. One that only
+//! When calls are served. A call that is played to has one slot in every 20 ms. One that only
 //! listens, as most that are recorded, has nothing that cannot wait: it rests, and is looked after
 //! ten times a second, together with others.
 
-/// Slots of 1 ms; each call that is played to has one of them every 20 ms.
-pub(super) const SLOTS: usize = 20;
+use std::array;
+use std::time::Duration;
+
+use crate::media::session::SLOT;
+
+/// Each call that is played to has one of so many slots every 20 ms. With more of them packets go out
+/// in smaller bursts; with fewer a worker wakes less often and finds more to do at a time.
+pub(super) const SLOTS: usize = 10;
+/// How long a slot is.
+pub(super) const STEP: Duration = Duration::from_millis(SLOT.as_millis() as u64 / SLOTS as u64);
 /// A slot may have so many calls more than the others, and an eighth, for the sake of who waits for
 /// his first packet.
 const SLACK: usize = 8;
 
-/// Slots between two looks after a resting call, and between two groups of them.
-const REST: u64 = 100;
-const REST_STEP: u64 = 5;
-const GROUPS: usize = (REST / REST_STEP) as usize;
+/// Slots between two looks after a resting call: ten a second. Each of them has a group of its own.
+const REST: usize = 5 * SLOTS;
 
 /// How often a call is served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,10 +30,19 @@ pub(super) enum Pace {
 
 /// The calls of a worker, by their place, in the order in which they are served. Slots are counted
 /// without end.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Wheel {
     playing: [Vec<u32>; SLOTS],
-    resting: [Vec<u32>; GROUPS],
+    resting: [Vec<u32>; REST],
+}
+
+impl Default for Wheel {
+    fn default() -> Self {
+        Self {
+            playing: array::from_fn(|_| Vec::new()),
+            resting: array::from_fn(|_| Vec::new()),
+        }
+    }
 }
 
 impl Wheel {
@@ -41,7 +56,7 @@ impl Wheel {
 
     /// The group with the fewest resting calls.
     pub(super) fn rest(&self) -> Pace {
-        let least = (0..GROUPS).min_by_key(|group| self.resting[*group].len());
+        let least = (0..REST).min_by_key(|group| self.resting[*group].len());
         Pace::Resting(least.unwrap_or(0))
     }
 
@@ -69,9 +84,9 @@ impl Wheel {
 
     /// The calls to be served in a slot.
     pub(super) fn of_slot(&self, slot: u64) -> impl Iterator<Item = u32> {
-        let resting = group_of(slot).map(|group| &self.resting[group]);
+        let resting = &self.resting[(slot % REST as u64) as usize];
         let playing = &self.playing[slot_of(slot)];
-        playing.iter().chain(resting.into_iter().flatten()).copied()
+        playing.iter().chain(resting).copied()
     }
 }
 
@@ -85,16 +100,9 @@ pub(super) fn last_before(next: u64, pace: Pace) -> u64 {
     (next + steps).saturating_sub(slots)
 }
 
-/// A slot among the 20.
+/// A slot among those of 20 ms.
 fn slot_of(slot: u64) -> usize {
     (slot % SLOTS as u64) as usize
-}
-
-/// The group of resting calls that is served in a slot.
-fn group_of(slot: u64) -> Option<usize> {
-    let slot = slot % REST;
-    let has_group = slot.is_multiple_of(REST_STEP);
-    has_group.then_some((slot / REST_STEP) as usize)
 }
 
 #[cfg(test)]
@@ -102,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_plays_is_served_every_20_slots_and_who_rests_every_100() {
+    fn who_plays_is_served_every_20_ms_and_who_rests_ten_times_a_second() {
         let mut wheel = Wheel::default();
         let playing = wheel.next_slot(207);
         assert_eq!(playing, Pace::Playing(7));
@@ -111,16 +119,16 @@ mod tests {
         wheel.join(2, resting);
         let slots_of = |wheel: &Wheel, call| -> Vec<u64> {
             let is_served = |slot: &u64| wheel.of_slot(*slot).any(|other| other == call);
-            (0..200).filter(is_served).collect()
+            (0..100).filter(is_served).collect()
         };
-        let expected: Vec<u64> = (0..10).map(|n| 7 + 20 * n).collect();
+        let expected: Vec<u64> = (0..10).map(|n| 7 + 10 * n).collect();
         assert_eq!(slots_of(&wheel, 1), expected);
-        assert_eq!(slots_of(&wheel, 2), [0, 100]);
+        assert_eq!(slots_of(&wheel, 2), [0, 50]);
         assert_ne!(wheel.rest(), resting);
-        assert_eq!((wheel.playing_in(27), wheel.playing_in(28)), (1, 0));
+        assert_eq!((wheel.playing_in(217), wheel.playing_in(218)), (1, 0));
         wheel.leave(1, playing);
         wheel.leave(2, resting);
-        assert!((0..200).all(|slot| wheel.of_slot(slot).next().is_none()));
+        assert!((0..100).all(|slot| wheel.of_slot(slot).next().is_none()));
     }
 
     #[test]
@@ -130,16 +138,16 @@ mod tests {
             let pace = wheel.next_slot(3);
             wheel.join(call, pace);
         }
-        for slot in 0..20 {
+        for slot in 0..10 {
             let calls = wheel.playing_in(slot);
-            assert!((30..=64).contains(&calls), "slot {slot}: {calls}");
+            assert!((60..=128).contains(&calls), "slot {slot}: {calls}");
         }
     }
 
     #[test]
-    fn the_slot_before_is_at_most_20_back() {
-        assert_eq!(last_before(207, Pace::Playing(7)), 187);
+    fn the_slot_before_is_at_most_20_ms_back() {
+        assert_eq!(last_before(207, Pace::Playing(7)), 197);
         assert_eq!(last_before(207, Pace::Playing(6)), 206);
-        assert_eq!(last_before(207, Pace::Playing(8)), 188);
+        assert_eq!(last_before(207, Pace::Playing(8)), 198);
     }
 }

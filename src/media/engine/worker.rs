@@ -26,6 +26,7 @@ use crate::media::engine::calls::Calls;
 use crate::media::engine::calls::Command;
 use crate::media::engine::calls::Open;
 use crate::media::engine::pace::SLOTS;
+use crate::media::engine::pace::STEP;
 use crate::media::engine::ports::Ports;
 use crate::media::engine::stats::Dropped;
 use crate::media::engine::stats::WorkerStats;
@@ -45,8 +46,8 @@ const TOO_LATE: Duration = Duration::from_millis(60);
 const STANDSTILL: Duration = Duration::from_secs(2);
 /// How long calls may take to end when the engine stops.
 const STOP_LIMIT: Duration = Duration::from_secs(2);
-
-const STEP: Duration = Duration::from_millis(SLOT.as_millis() as u64 / SLOTS as u64);
+/// While a call finds its way or its keys, packets are read so often at least.
+const CONNECTING: Duration = Duration::from_millis(1);
 
 /// Wakes a worker that waits.
 #[derive(Debug)]
@@ -209,7 +210,7 @@ impl Worker {
         self.ready.clear();
         let idle = self.calls.is_empty();
         let longest = if self.calls.is_connecting() {
-            STEP
+            CONNECTING
         } else {
             SLOT
         };

@@ -6,6 +6,7 @@ use std::time::Instant;
 use crate::media::demux::Kind;
 use crate::media::demux::LegId;
 use crate::media::demux::Verdict;
+use crate::media::engine::calls::Call;
 use crate::media::engine::calls::Calls;
 use crate::media::engine::stats::Dropped;
 use crate::media::ice::stun::Class;
@@ -13,8 +14,56 @@ use crate::media::ice::stun::Message;
 use crate::media::ice::stun::TransactionId;
 use crate::media::link::Protocol;
 use crate::media::link::Taken;
+use crate::media::link::Turn;
+use crate::media::link::is_rtcp;
 use crate::media::rtp;
 use crate::media::rtp::Datagram;
+
+/// What became of a packet of media.
+pub(super) struct Media {
+    /// Whether it is the peer's, as far as that can be told.
+    is_believed: bool,
+    pub(super) received: Result<(), Dropped>,
+}
+
+impl Call {
+    /// Takes a packet of media or a report, protected or not.
+    pub(super) fn take_media(
+        &mut self,
+        turn: &mut Turn<'_>,
+        from: SocketAddr,
+        bytes: &mut [u8],
+    ) -> Media {
+        let refused = |why| Media {
+            is_believed: false,
+            received: Err(why),
+        };
+        let len = match self.link.handle(turn, from, bytes) {
+            Taken::Media(len) => len,
+            Taken::Control => {
+                return Media {
+                    is_believed: false,
+                    received: Ok(()),
+                };
+            }
+            Taken::Refused(why) => return refused(Dropped::by_link(why)),
+        };
+        let Ok(datagram) = rtp::read(bytes.get(..len).unwrap_or_default()) else {
+            return refused(Dropped::Malformed);
+        };
+        let received = match datagram {
+            Datagram::Rtp(packet) => self.leg.handle_rtp(turn.now, &packet),
+            Datagram::Rtcp(compound) => {
+                self.link.latch_rtcp(from);
+                self.leg.handle_rtcp(turn.now, compound)
+            }
+        };
+        Media {
+            is_believed: true,
+            received: Dropped::of(received).map_or(Ok(()), Err),
+        }
+    }
+}
 
 impl Calls {
     /// Gives a datagram to the call that it belongs to.
@@ -43,6 +92,42 @@ impl Calls {
         from: SocketAddr,
         bytes: &mut [u8],
     ) -> Result<(), Dropped> {
+        if !is_rtcp(bytes)
+            && let Some(id) = self.demux.settled(socket, from)
+        {
+            self.keep(now, id, from, bytes)
+        } else {
+            self.take_at_once(now, socket, from, bytes)
+        }
+    }
+
+    /// Nothing but the call itself can depend on this packet: it waits until the call is visited.
+    fn keep(
+        &mut self,
+        now: Instant,
+        id: LegId,
+        from: SocketAddr,
+        bytes: &mut [u8],
+    ) -> Result<(), Dropped> {
+        let place = id.index as usize;
+        if self.inboxes[place].put(now, from, bytes) {
+            return Ok(());
+        }
+        let taken = self.guard(now, id, |_, _| {});
+        if taken.is_none() || self.inboxes[place].put(now, from, bytes) {
+            return Ok(());
+        }
+        let taken = self.guard(now, id, |call, turn| call.take_media(turn, from, bytes));
+        taken.map_or(Ok(()), |taken| taken.received)
+    }
+
+    fn take_at_once(
+        &mut self,
+        now: Instant,
+        socket: u16,
+        from: SocketAddr,
+        bytes: &mut [u8],
+    ) -> Result<(), Dropped> {
         let kind = kind_of(bytes).ok_or(Dropped::Malformed)?;
         let (id, is_guest) = match self.demux.verdict(socket, from, kind) {
             Verdict::Known(id) => (id, false),
@@ -51,32 +136,20 @@ impl Calls {
             Verdict::Stranger => return Err(Dropped::Stranger),
         };
         let taken = self.guard(now, id, |call, turn| {
-            let len = match call.link.handle(turn, from, bytes) {
-                Taken::Media(len) => len,
-                Taken::Control => return (false, Ok(())),
-                Taken::Refused(why) => return (false, Err(Dropped::by_link(why))),
-            };
-            let Ok(datagram) = rtp::read(bytes.get(..len).unwrap_or_default()) else {
-                return (false, Err(Dropped::Malformed));
-            };
-            if is_guest {
+            let taken = call.take_media(turn, from, bytes);
+            if is_guest && taken.is_believed {
                 call.link.latch(from);
             }
-            let received = match datagram {
-                Datagram::Rtp(packet) => call.leg.handle_rtp(now, &packet),
-                Datagram::Rtcp(compound) => {
-                    call.link.latch_rtcp(from);
-                    call.leg.handle_rtcp(now, compound)
-                }
-            };
             call.tell();
-            (true, Dropped::of(received).map_or(Ok(()), Err))
+            taken
         });
-        let (is_believed, received) = taken.unwrap_or((false, Ok(())));
-        if is_guest && is_believed {
+        let Some(taken) = taken else {
+            return Ok(());
+        };
+        if is_guest && taken.is_believed {
             self.demux.latch(id, from);
         }
-        received
+        taken.received
     }
 
     /// A message of ICE. Whose it is, it tells by a fragment of ours or a transaction of ours; a
@@ -164,7 +237,7 @@ fn kind_of(bytes: &[u8]) -> Option<Kind> {
     let [first, second, ..] = bytes else {
         return None;
     };
-    if (192..=223).contains(second) {
+    if is_rtcp(bytes) {
         return Some(Kind::Rtcp);
     }
     let is_padded = first & 0x20 != 0;

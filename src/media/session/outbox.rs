@@ -1,5 +1,6 @@
 //! Packets on their way out, in buffers that are there already.
 
+use std::net::Ipv4Addr;
 use std::net::SocketAddr;
 
 use crate::media::link::Route;
@@ -35,8 +36,9 @@ impl OutPacket {
 /// The packets of one pacing slot, sent together.
 #[derive(Debug)]
 pub struct Outbox {
-    packets: Vec<OutPacket>,
-    capacity: usize,
+    /// All there is room for; what is left in one is written over.
+    packets: Box<[OutPacket]>,
+    len: usize,
     socket: u16,
     route: Route,
 }
@@ -44,9 +46,15 @@ pub struct Outbox {
 impl Outbox {
     /// An empty outbox. More than `capacity` packets are not taken.
     pub fn with_capacity(capacity: usize) -> Self {
+        let packet = OutPacket {
+            to: (Ipv4Addr::UNSPECIFIED, 0).into(),
+            socket: 0,
+            len: 0,
+            bytes: [0; MAX_PACKET],
+        };
         Self {
-            packets: Vec::with_capacity(capacity),
-            capacity,
+            packets: vec![packet; capacity].into(),
+            len: 0,
             socket: 0,
             route: Route::default(),
         }
@@ -80,33 +88,33 @@ impl Outbox {
 
     fn push(&mut self, to: SocketAddr, head: &[u8], body: &[u8]) {
         let len = head.len() + body.len();
-        if len > MAX_PACKET - PROTECTION || self.packets.len() == self.capacity {
+        let Some(packet) = self.packets.get_mut(self.len) else {
+            return;
+        };
+        if len > MAX_PACKET - PROTECTION {
             return;
         }
-        let mut packet = OutPacket {
-            to,
-            socket: self.socket,
-            len: len as u16,
-            bytes: [0; MAX_PACKET],
-        };
+        packet.to = to;
+        packet.socket = self.socket;
+        packet.len = len as u16;
         packet.bytes[..head.len()].copy_from_slice(head);
         packet.bytes[head.len()..len].copy_from_slice(body);
-        self.packets.push(packet);
+        self.len += 1;
     }
 
     /// How many packets it holds.
     pub fn len(&self) -> usize {
-        self.packets.len()
+        self.len
     }
 
     /// Whether it holds none.
     pub fn is_empty(&self) -> bool {
-        self.packets.is_empty()
+        self.len == 0
     }
 
     /// How many packets it still takes.
     pub fn room(&self) -> usize {
-        self.capacity - self.packets.len()
+        self.packets.len() - self.len
     }
 
     /// Has the packets from number `first` on protected in place. `protect` gets a packet's whole
@@ -117,7 +125,7 @@ impl Outbox {
         mut protect: impl FnMut(&mut [u8], usize) -> Option<usize>,
     ) {
         let mut kept = first;
-        for nth in first..self.packets.len() {
+        for nth in first..self.len {
             let packet = &mut self.packets[nth];
             if let Some(len) = protect(&mut packet.bytes, usize::from(packet.len)) {
                 packet.len = len.min(MAX_PACKET) as u16;
@@ -125,17 +133,17 @@ impl Outbox {
                 kept += 1;
             }
         }
-        self.packets.truncate(kept);
+        self.len = kept;
     }
 
     /// The packets, in order.
     pub fn packets(&self) -> &[OutPacket] {
-        &self.packets
+        &self.packets[..self.len]
     }
 
     /// Forgets the packets.
     pub fn clear(&mut self) {
-        self.packets.clear();
+        self.len = 0;
     }
 }
 

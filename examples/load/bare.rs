@@ -12,16 +12,17 @@ use std::time::Duration;
 use anyhow::Context;
 use libc::{iovec, mmsghdr, sockaddr_in};
 use rustix::event::{PollFd, Timespec, poll};
+use rustix::net::sockopt::Ipv4PathMtuDiscovery;
 
 use crate::clock::{MILLI, Nanos, now};
 use crate::message::{address, call_at};
 use crate::voice::FRAME;
 use crate::wire::{internet_address, zeroed};
 
-/// As in the server: datagrams of one receive and of one send, pacing slots of 1 ms, and what is written at once.
+/// As in the server: datagrams of one receive and of one send, pacing slots of 2 ms, and what is written at once.
 const RECEIVE_BATCH: usize = 64;
 const SEND_BATCH: usize = 256;
-const SLOTS: usize = 20;
+const SLOTS: usize = 10;
 const CHUNK: usize = 50 * FRAME;
 const BUFFER: usize = 32 << 20;
 const HEADER: usize = 12;
@@ -63,6 +64,7 @@ pub fn run(plan: &Plan) -> anyhow::Result<()> {
     rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, BUFFER)
         .or_else(|_| rustix::net::sockopt::set_socket_recv_buffer_size(&socket, BUFFER))?;
     rustix::net::sockopt::set_socket_send_buffer_size(&socket, BUFFER)?;
+    rustix::net::sockopt::set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::PROBE)?;
     println!("media udp://{}", socket.local_addr()?);
     io::stdout().flush()?;
     let mut the_loop = Loop::new(plan, socket)?;
@@ -141,12 +143,12 @@ impl<'a> Loop<'a> {
         })
     }
 
-    /// Waits for the next millisecond, takes what has come, and sends to the calls whose turn it is.
+    /// Waits for the next slot, takes what has come, and sends to the calls whose turn it is.
     fn slot(&mut self) -> anyhow::Result<()> {
         let wait = Duration::from_nanos((self.due - now()).max(0) as u64);
         let wait = Timespec::try_from(wait)?;
         poll(&mut [] as &mut [PollFd<'_>; 0], Some(&wait)).ok();
-        self.due += MILLI;
+        self.due += 2 * MILLI;
         while self.receive()? == RECEIVE_BATCH {}
         let turn = self.nth % SLOTS;
         self.nth += 1;

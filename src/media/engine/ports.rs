@@ -5,6 +5,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::net::UdpSocket;
 
+use rustix::net::sockopt;
+use rustix::net::sockopt::Ipv4PathMtuDiscovery;
+use rustix::net::sockopt::Ipv6PathMtuDiscovery;
 use socket2::Domain;
 use socket2::Protocol;
 use socket2::Socket;
@@ -100,12 +103,13 @@ fn bind(address: SocketAddr, buffer: Option<usize>) -> io::Result<UdpSocket> {
     }
     if let Some(size) = buffer {
         // The system gives what it is allowed to give, which may be less; more only to the privileged.
-        rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, size)
-            .or_else(|_| rustix::net::sockopt::set_socket_recv_buffer_size(&socket, size))
+        sockopt::set_socket_recv_buffer_size_force(&socket, size)
+            .or_else(|_| sockopt::set_socket_recv_buffer_size(&socket, size))
             .ok();
         socket.set_send_buffer_size(size).ok();
     }
     mark_as_voice(&socket, address);
+    send_whole(&socket, address);
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     Ok(socket.into())
@@ -119,6 +123,16 @@ fn mark_as_voice(socket: &Socket, address: SocketAddr) {
         socket.set_tclass_v6(EXPEDITED_FORWARDING).ok();
     }
     socket.set_tos_v4(EXPEDITED_FORWARDING).ok();
+}
+
+/// Packets are smaller than what every path carries, so none is ever to be sent in fragments. A system
+/// that knows this need not number them for the sake of fragments, which costs as much as finding
+/// their route. Where it cannot be told, they are sent all the same.
+fn send_whole(socket: &Socket, address: SocketAddr) {
+    if address.is_ipv6() {
+        sockopt::set_ipv6_mtu_discover(socket, Ipv6PathMtuDiscovery::PROBE).ok();
+    }
+    sockopt::set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::PROBE).ok();
 }
 
 #[cfg(test)]

@@ -261,6 +261,18 @@ fn assert_understand(one: &mut Srtp, other: &mut Srtp) {
     assert_eq!(one.unprotect_rtp(&mut packet[..len]), Ok(172));
 }
 
+#[track_caller]
+fn understands_as_server(openssl: &OpenSsl, path: Path, arguments: &[&str], suite: SrtpSuite) {
+    let (end, ours) = passive(openssl, path, arguments, suite);
+    assert_understand(&mut ours.unwrap(), &mut exported(&end, suite, true));
+}
+
+#[track_caller]
+fn understands_as_client(openssl: &OpenSsl, arguments: &[&str], suite: SrtpSuite) {
+    let (end, ours) = active(openssl, arguments, suite);
+    assert_understand(&mut ours.unwrap(), &mut exported(&end, suite, false));
+}
+
 const SUITES: [SrtpSuite; 3] = [
     SrtpSuite::AeadAes256Gcm,
     SrtpSuite::AeadAes128Gcm,
@@ -273,8 +285,7 @@ fn as_server_we_export_the_keys_that_openssl_exports() {
         return;
     };
     for suite in SUITES {
-        let (end, ours) = passive(&openssl, Path::Checked, &[], suite);
-        assert_understand(&mut ours.unwrap(), &mut exported(&end, suite, true));
+        understands_as_server(&openssl, Path::Checked, &[], suite);
     }
 }
 
@@ -284,8 +295,7 @@ fn as_client_we_export_the_keys_that_openssl_exports() {
         return;
     };
     for suite in SUITES {
-        let (end, ours) = active(&openssl, &[], suite);
-        assert_understand(&mut ours.unwrap(), &mut exported(&end, suite, false));
+        understands_as_client(&openssl, &[], suite);
     }
 }
 
@@ -295,8 +305,7 @@ fn a_client_of_unchecked_address_returns_the_cookie() {
         return;
     };
     let suite = SrtpSuite::AesCm128HmacSha1_80;
-    let (end, ours) = passive(&openssl, Path::Unchecked, &[], suite);
-    assert_understand(&mut ours.unwrap(), &mut exported(&end, suite, true));
+    understands_as_server(&openssl, Path::Unchecked, &[], suite);
 }
 
 #[test]
@@ -305,10 +314,8 @@ fn messages_in_small_fragments_are_put_together() {
         return;
     };
     let suite = SrtpSuite::AeadAes128Gcm;
-    let (end, ours) = passive(&openssl, Path::Checked, &["-mtu", "300"], suite);
-    assert_understand(&mut ours.unwrap(), &mut exported(&end, suite, true));
-    let (end, ours) = active(&openssl, &["-mtu", "300"], suite);
-    assert_understand(&mut ours.unwrap(), &mut exported(&end, suite, false));
+    understands_as_server(&openssl, Path::Checked, &["-mtu", "300"], suite);
+    understands_as_client(&openssl, &["-mtu", "300"], suite);
 }
 
 #[test]
@@ -317,8 +324,7 @@ fn a_server_that_asks_for_a_cookie_gets_it_back() {
         return;
     };
     let suite = SrtpSuite::AeadAes128Gcm;
-    let (end, ours) = active(&openssl, &["-listen"], suite);
-    assert_understand(&mut ours.unwrap(), &mut exported(&end, suite, false));
+    understands_as_client(&openssl, &["-listen"], suite);
 }
 
 /// Older phones, FreeSWITCH and session border controllers have such certificates.
@@ -329,10 +335,8 @@ fn a_peer_with_an_rsa_key_is_understood_in_both_roles() {
             return;
         };
         for suite in SUITES {
-            let (end, ours) = passive(&openssl, Path::Checked, &ANY_KEY, suite);
-            assert_understand(&mut ours.unwrap(), &mut exported(&end, suite, true));
-            let (end, ours) = active(&openssl, &ANY_KEY, suite);
-            assert_understand(&mut ours.unwrap(), &mut exported(&end, suite, false));
+            understands_as_server(&openssl, Path::Checked, &ANY_KEY, suite);
+            understands_as_client(&openssl, &ANY_KEY, suite);
         }
     }
 }
@@ -345,10 +349,8 @@ fn a_peer_with_an_rsa_key_signs_with_the_hash_function_that_it_likes() {
     let suite = SrtpSuite::AeadAes128Gcm;
     for hash in ["RSA+SHA256", "RSA+SHA384", "RSA+SHA512"] {
         let likes = ["-sigalgs", &format!("{hash}:ECDSA+SHA256")];
-        let (end, ours) = active(&openssl, &likes, suite);
-        assert_understand(&mut ours.unwrap(), &mut exported(&end, suite, false));
-        let (end, ours) = passive(&openssl, Path::Checked, &likes, suite);
-        assert_understand(&mut ours.unwrap(), &mut exported(&end, suite, true));
+        understands_as_client(&openssl, &likes, suite);
+        understands_as_server(&openssl, Path::Checked, &likes, suite);
     }
 }
 
@@ -358,23 +360,8 @@ fn cookies_and_small_fragments_go_with_rsa_too() {
         return;
     };
     let suite = SrtpSuite::AesCm128HmacSha1_80;
-    let (end, ours) = passive(&openssl, Path::Unchecked, &["-mtu", "300"], suite);
-    assert_understand(&mut ours.unwrap(), &mut exported(&end, suite, true));
-    let (end, ours) = active(&openssl, &["-listen", "-mtu", "300"], suite);
-    assert_understand(&mut ours.unwrap(), &mut exported(&end, suite, false));
-}
-
-#[test]
-fn another_certificate_with_an_rsa_key_is_refused() {
-    let Some(mut openssl) = OpenSsl::with_key(&RSA) else {
-        return;
-    };
-    openssl.fingerprint = Fingerprint::sha256([1; 32]);
-    let suite = SrtpSuite::AeadAes128Gcm;
-    let (_end, ours) = passive(&openssl, Path::Checked, &[], suite);
-    assert_eq!(ours.map(drop), Err(DtlsError::FingerprintMismatch));
-    let (_end, ours) = active(&openssl, &[], suite);
-    assert_eq!(ours.map(drop), Err(DtlsError::FingerprintMismatch));
+    understands_as_server(&openssl, Path::Unchecked, &["-mtu", "300"], suite);
+    understands_as_client(&openssl, &["-listen", "-mtu", "300"], suite);
 }
 
 /// The limit of `docs/decisions/0009-dtls.md`: an error that says so, and in time.
@@ -391,15 +378,17 @@ fn a_peer_that_takes_only_rsa_certificates_is_refused_by_name() {
 
 #[test]
 fn a_peer_with_another_certificate_is_refused() {
-    let Some(mut openssl) = OpenSsl::with_key(&EC) else {
-        return;
-    };
-    openssl.fingerprint = Fingerprint::sha256([1; 32]);
-    let suite = SrtpSuite::AeadAes128Gcm;
-    let (_end, ours) = passive(&openssl, Path::Checked, &[], suite);
-    assert_eq!(ours.map(drop), Err(DtlsError::FingerprintMismatch));
-    let (_end, ours) = active(&openssl, &[], suite);
-    assert_eq!(ours.map(drop), Err(DtlsError::FingerprintMismatch));
+    for kind in [&EC[..], &RSA] {
+        let Some(mut openssl) = OpenSsl::with_key(kind) else {
+            return;
+        };
+        openssl.fingerprint = Fingerprint::sha256([1; 32]);
+        let suite = SrtpSuite::AeadAes128Gcm;
+        let (_end, ours) = passive(&openssl, Path::Checked, &[], suite);
+        assert_eq!(ours.map(drop), Err(DtlsError::FingerprintMismatch));
+        let (_end, ours) = active(&openssl, &[], suite);
+        assert_eq!(ours.map(drop), Err(DtlsError::FingerprintMismatch));
+    }
 }
 
 #[test]

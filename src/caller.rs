@@ -30,7 +30,7 @@ use crate::sip::{
     Sip, Transport,
 };
 
-pub use crate::caller::report::{Happened, MediaStage, PeerIce, Report, Step};
+pub use crate::caller::report::{Happened, PeerIce, Report, Step};
 
 /// How long a call that is given up before its answer may take to end.
 const CANCEL_PATIENCE: Duration = Duration::from_secs(2);

@@ -6,7 +6,8 @@ mod support;
 use std::process::Command;
 use std::time::Duration;
 
-use aftertone::caller::{Happened, MediaStage, PeerIce, Report, offering};
+use aftertone::caller::{Happened, PeerIce, Report, offering};
+use aftertone::domain::MediaStage;
 use aftertone::media::audio::{Codec, read_wav, read_wav_at_rate};
 use aftertone::media::sdp::OfferKeying;
 use aftertone::sip::Transport;

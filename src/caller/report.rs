@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::Instant;
 
+use crate::domain::MediaStage;
 use crate::media::audio::SAMPLE_RATE;
 use crate::media::recording::{Samples, What, records};
 use crate::media::sdp::{Keying, MediaParams, OfferKeying};
@@ -89,29 +90,6 @@ pub enum PeerIce {
     Full,
 }
 
-/// A stage on the way to media that are heard.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum MediaStage {
-    /// A way for them (ICE).
-    Ice,
-    /// Keys for them (DTLS).
-    Dtls,
-    /// Packets.
-    Rtp,
-}
-
-impl MediaStage {
-    /// What it is called where it did not come about.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Ice => "ICE",
-            Self::Dtls => "DTLS",
-            Self::Rtp => "RTP",
-        }
-    }
-}
-
 impl Happened {
     pub(super) fn answered(params: &MediaParams) -> Self {
         Self::Answered {
@@ -137,6 +115,12 @@ impl Happened {
             },
             why: why.to_owned(),
         }
+    }
+
+    /// What the other side says when it refuses: status, reason, and in brackets its warning.
+    pub fn refusal(status: u16, reason: &str, warning: Option<&str>) -> String {
+        let warning = warning.map_or(String::new(), |text| format!(" ({text})"));
+        format!("{status} {reason}{warning}")
     }
 
     const fn is_failure(&self) -> bool {

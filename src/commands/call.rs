@@ -5,10 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use aftertone::caller::{
-    CallPlan, Happened, MediaStage, PeerIce, Phone, PhoneConfig, Report, offering,
-};
-use aftertone::domain::Msisdn;
+use aftertone::caller::{CallPlan, Happened, PeerIce, Phone, PhoneConfig, Report, offering};
+use aftertone::domain::{MediaStage, Msisdn};
 use aftertone::media::audio::{Codec, Prompt, SAMPLE_RATE, Tone, read_audio, write_wav_at};
 use aftertone::media::sdp::{OfferKeying, Preferences};
 use aftertone::sip::Transport;
@@ -299,7 +297,7 @@ fn sentence(happened: &Happened) -> String {
         Happened::Pressed => "digits pressed".into(),
         Happened::Reoffered { accepted: true } => "the media was offered anew and taken".into(),
         Happened::Reoffered { accepted: false } => "the media was offered anew and refused".into(),
-        Happened::MediaFailed { stage, why } => format!("no media ({}): {why}", stage.as_str()),
+        Happened::MediaFailed { stage, why } => format!("no media ({}): {why}", stage.protocol()),
         Happened::HungUp => "hung up".into(),
         Happened::PeerHungUp => "the other side hung up".into(),
         Happened::Refused {
@@ -307,9 +305,8 @@ fn sentence(happened: &Happened) -> String {
             reason,
             warning,
         } => {
-            let warning = warning.as_ref();
-            let warning = warning.map_or(String::new(), |text| format!(" ({text})"));
-            format!("refused: {status} {reason}{warning}")
+            let said = Happened::refusal(*status, reason, warning.as_deref());
+            format!("refused: {said}")
         }
         Happened::Failed { why } => format!("failed: {why}"),
     }

@@ -146,15 +146,15 @@ pub struct SetupTimes {
     pub first_rtp_out_ms: Option<u32>,
 }
 
-/// What has to come about, one after the other, before a caller can be heard.
+/// What has to come about, one after the other, before the other side can be heard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum MediaStage {
-    /// A way to the caller (ICE).
+    /// A way to it (ICE).
     Ice,
     /// Keys (DTLS).
     Dtls,
-    /// Media packets from him (RTP).
+    /// Media packets from it (RTP).
     Rtp,
 }
 
@@ -165,6 +165,15 @@ impl MediaStage {
             Self::Ice => "ice",
             Self::Dtls => "dtls",
             Self::Rtp => "rtp",
+        }
+    }
+
+    /// The protocol by which it comes about, as people write it.
+    pub const fn protocol(self) -> &'static str {
+        match self {
+            Self::Ice => "ICE",
+            Self::Dtls => "DTLS",
+            Self::Rtp => "RTP",
         }
     }
 

@@ -322,16 +322,15 @@ fn in_words(happened: &Happened) -> String {
         Happened::HungUp => "The caller hangs up".into(),
         Happened::PeerHungUp => "The other side hangs up".into(),
         Happened::MediaFailed { stage, why } => {
-            format!("The caller's media fail ({}): {why}", stage.as_str())
+            format!("The caller's media fail ({}): {why}", stage.protocol())
         }
         Happened::Refused {
             status,
             reason,
             warning,
         } => {
-            let warning = warning.as_ref();
-            let warning = warning.map_or(String::new(), |text| format!(" ({text})"));
-            format!("The caller is told: {status} {reason}{warning}")
+            let said = Happened::refusal(*status, reason, warning.as_deref());
+            format!("The caller is told: {said}")
         }
         Happened::Failed { why } => format!("The caller gives up: {why}"),
     }

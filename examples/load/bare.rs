@@ -1,5 +1,6 @@
 //! The bare loop: a process that makes the same receives, sends and file appends as a media worker under the same
-//! load, and does nothing else. No server on this kernel can cost less, and what ours costs more is its own.
+//! load, keeps a file and a row of each call that is over, and does nothing else. No server on this kernel can cost
+//! less, and what ours costs more is its own.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -7,6 +8,7 @@ use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::ptr;
+use std::sync::mpsc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -26,6 +28,8 @@ const SLOTS: usize = 10;
 const CHUNK: usize = 50 * FRAME;
 const BUFFER: usize = 32 << 20;
 const HEADER: usize = 12;
+/// What a database writes at least for a row: a page.
+const ROW: usize = 4096;
 
 /// What is asked of the loop.
 #[derive(Debug, Clone, clap::Args)]
@@ -88,7 +92,12 @@ struct Loop<'a> {
     sending: Batch,
     buffers: Box<[[u8; 2048]]>,
     greeting: [u8; FRAME],
+    /// To who keeps the files of calls that are over.
+    ended: mpsc::Sender<Ended>,
 }
+
+/// A call that is over, and its file.
+type Ended = (usize, File);
 
 /// The arguments of one system call.
 struct Batch {
@@ -110,6 +119,9 @@ impl Batch {
 impl<'a> Loop<'a> {
     fn new(plan: &'a Plan, socket: UdpSocket) -> anyhow::Result<Self> {
         let mut calls = Vec::new();
+        let (ended, to_keep) = mpsc::channel();
+        let mut keeper = Keeper::new(&plan.dir)?;
+        std::thread::spawn(move || keeper.run(&to_keep));
         for number in 0..plan.calls {
             let mut header = [0; HEADER];
             header[0] = 0x80;
@@ -140,6 +152,7 @@ impl<'a> Loop<'a> {
             sending: Batch::new(SEND_BATCH),
             buffers: vec![[0; 2048]; RECEIVE_BATCH].into(),
             greeting: [0xD5; FRAME],
+            ended,
         })
     }
 
@@ -178,6 +191,7 @@ impl<'a> Loop<'a> {
             call.frame = 0;
             if let Some(mut file) = call.file.take() {
                 file.write_all(&call.chunk)?;
+                self.ended.send((number, file)).ok();
             }
             call.chunk.clear();
         }
@@ -259,6 +273,47 @@ impl<'a> Loop<'a> {
             )
         };
         usize::try_from(received).unwrap_or(0)
+    }
+}
+
+/// Makes the files of calls that are over durable, and then a row for each: those of calls that end meanwhile together.
+struct Keeper {
+    dir: PathBuf,
+    folder: File,
+    rows: File,
+    kept: usize,
+}
+
+impl Keeper {
+    fn new(dir: &Path) -> anyhow::Result<Self> {
+        Ok(Self {
+            dir: dir.to_owned(),
+            folder: File::open(dir)?,
+            rows: File::create(dir.join("rows"))?,
+            kept: 0,
+        })
+    }
+
+    fn run(&mut self, ended: &mpsc::Receiver<Ended>) {
+        while let Ok(first) = ended.recv() {
+            if let Err(error) = self.keep(std::iter::once(first).chain(ended.try_iter())) {
+                eprintln!("files cannot be kept: {error}");
+                std::process::exit(1);
+            }
+        }
+    }
+
+    fn keep(&mut self, ended: impl Iterator<Item = Ended>) -> io::Result<()> {
+        let before = self.kept;
+        for (number, file) in ended {
+            file.sync_all()?;
+            let name = self.dir.join(format!("kept-{}", self.kept));
+            std::fs::rename(self.dir.join(number.to_string()), name)?;
+            self.kept += 1;
+        }
+        self.folder.sync_all()?;
+        self.rows.write_all(&vec![0; (self.kept - before) * ROW])?;
+        self.rows.sync_data()
     }
 }
 

@@ -304,7 +304,7 @@ pub fn bare(arguments: &Arguments, report: &mut Report) -> anyhow::Result<()> {
         (Figure::Recording, "recording", 0, forever),
         (
             Figure::Whole,
-            "whole calls, without SIP",
+            "whole calls with their files, without SIP",
             frames(arguments.greeting_seconds),
             frames(arguments.call_seconds),
         ),

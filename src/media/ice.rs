@@ -14,7 +14,6 @@ use std::net::SocketAddr;
 use std::time::Duration;
 use std::time::Instant;
 
-use aws_lc_rs::hmac;
 use rand::Rng;
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -26,6 +25,7 @@ use crate::media::ice::stun::Message;
 use crate::media::ice::stun::Role;
 use crate::media::ice::stun::TransactionId;
 use crate::media::ice::stun::Writer;
+use crate::media::sdp::IceCredentials;
 use crate::media::sdp::IceParams;
 
 /// So many addresses of a peer are known at once; those it tells, and those its checks come from.
@@ -61,13 +61,14 @@ pub enum Handled {
     Unusable,
 }
 
-/// One side of ICE with one pair of credentials. A restart is a new agent.
+/// One side of ICE with one pair of credentials. A restart is a new agent. It lives as long as its
+/// call, and signs something every few seconds: keys are made of the passwords each time, for they
+/// are a hundred times as large.
 #[derive(Debug)]
 pub struct Agent {
-    ufrag: String,
-    key: hmac::Key,
-    /// The peer's fragment and key, once it has told them.
-    remote: Option<(String, hmac::Key)>,
+    local: IceCredentials,
+    /// The peer's, once it has told them.
+    remote: Option<IceCredentials>,
     /// Whether we only answer checks.
     lite: bool,
     controlling: bool,
@@ -99,8 +100,7 @@ impl Agent {
         random: &mut StdRng,
     ) -> Self {
         let mut agent = Self {
-            ufrag: params.local.ufrag.clone(),
-            key: stun::key(&params.local.password),
+            local: params.local.clone(),
             remote: None,
             lite: params.we_are_lite,
             controlling: params.controlling,
@@ -126,9 +126,9 @@ impl Agent {
             && self
                 .remote
                 .as_ref()
-                .is_none_or(|(ufrag, _)| *ufrag != remote.ufrag)
+                .is_none_or(|known| known.ufrag != remote.ufrag)
         {
-            self.remote = Some((remote.ufrag.clone(), stun::key(&remote.password)));
+            self.remote = Some(remote.clone());
             // Who only answers does not nominate; before its answer that is not known.
             self.controlling |= params.remote_is_lite;
         }
@@ -143,9 +143,9 @@ impl Agent {
             .sort_by_key(|pair| std::cmp::Reverse(pair.priority));
     }
 
-    /// What checks for us name.
-    pub fn ufrag(&self) -> &str {
-        &self.ufrag
+    /// What checks for us name, and are signed with.
+    pub fn local(&self) -> &IceCredentials {
+        &self.local
     }
 
     /// Where packets go: what was nominated last.
@@ -188,7 +188,7 @@ impl Agent {
         message: &Message<'_>,
         buffer: &mut [u8],
     ) -> Handled {
-        if message.receiver() != Some(self.ufrag.as_bytes()) {
+        if message.receiver() != Some(self.local.ufrag.as_bytes()) {
             return Handled::Unauthentic;
         }
         if !self.is_authentic(now, from, message) {
@@ -229,7 +229,7 @@ impl Agent {
         let mut writer = Writer::new(buffer, Class::Success, &message.transaction);
         writer.mapped(from, &message.transaction);
         writer
-            .finish(&self.key)
+            .finish(&stun::key(&self.local.password))
             .map_or(Handled::Unusable, Handled::Answer)
     }
 
@@ -243,7 +243,7 @@ impl Agent {
         if *failures >= MAX_FAILURES && !is_known {
             return false;
         }
-        let is_signed = message.is_signed_with(&self.key);
+        let is_signed = message.is_signed_with(&stun::key(&self.local.password));
         *failures += u32::from(!is_signed);
         is_signed
     }
@@ -257,7 +257,7 @@ impl Agent {
         let mut writer = Writer::new(buffer, Class::Error, &message.transaction);
         why(&mut writer);
         writer
-            .finish(&self.key)
+            .finish(&stun::key(&self.local.password))
             .map_or(Handled::Unusable, Handled::Answer)
     }
 
@@ -317,14 +317,14 @@ impl Agent {
         message: &Message<'_>,
         random: &mut StdRng,
     ) -> Handled {
-        let Some((_, key)) = &self.remote else {
+        let Some(remote) = &self.remote else {
             return Handled::Unauthentic;
         };
         let asked = |pair: &Pair| pair.transaction == Some(message.transaction);
         let Some(place) = self.pairs.iter().position(asked) else {
             return Handled::Unauthentic;
         };
-        if !message.is_signed_with(key) {
+        if !message.is_signed_with(&stun::key(&remote.password)) {
             return Handled::Unauthentic;
         }
         let controlling = self.controlling;
@@ -458,9 +458,9 @@ impl Agent {
         nominates: bool,
         buffer: &mut [u8],
     ) -> Option<usize> {
-        let (ufrag, key) = self.remote.as_ref()?;
+        let remote = self.remote.as_ref()?;
         let mut writer = Writer::new(buffer, Class::Request, transaction);
-        writer.username(ufrag, &self.ufrag);
+        writer.username(&remote.ufrag, &self.local.ufrag);
         writer.priority(PRIORITY);
         if nominates {
             writer.use_candidate();
@@ -469,7 +469,7 @@ impl Agent {
             true => Role::Controlling(self.tie_breaker),
             false => Role::Controlled(self.tie_breaker),
         });
-        writer.finish(key)
+        writer.finish(&stun::key(&remote.password))
     }
 
     /// A controlling agent nominates the best pair that works, when no better one may come.

@@ -586,3 +586,9 @@ proptest::proptest! {
         proptest::prop_assert_eq!(message.receiver(), Some(theirs.as_bytes()));
     }
 }
+
+#[test]
+fn an_agent_is_as_small_as_what_it_knows() {
+    let size = size_of::<Agent>();
+    assert!(size <= 512, "{size} bytes in each call");
+}

@@ -29,10 +29,9 @@ pub(super) enum Found {
 pub(super) struct Finder {
     agent: Agent,
     /// What packets flow by until the restart has come to something (RFC 8445 section 9).
-    former: Option<Agent>,
+    former: Option<Box<Agent>>,
     /// When the former is forgotten, once it has.
     farewell: Option<Instant>,
-    params: IceParams,
     connected: bool,
     /// When to give up.
     give_up: Option<Instant>,
@@ -44,14 +43,13 @@ impl Finder {
             agent: Agent::new(turn.now, params, v4_only, turn.mark, turn.random),
             former: None,
             farewell: None,
-            params: params.clone(),
             connected: false,
             give_up: params.remote.as_ref().map(|_| turn.now + PATIENCE),
         }
     }
 
     pub(super) fn update(&mut self, params: &IceParams, v4_only: bool, turn: &mut Turn<'_>) {
-        if params.local == self.params.local {
+        if params.local == *self.agent.local() {
             self.agent.update(turn.now, params);
             if params.remote.is_some() && !self.connected && self.give_up.is_none() {
                 self.give_up = Some(turn.now + PATIENCE);
@@ -60,15 +58,14 @@ impl Finder {
             let agent = Agent::new(turn.now, params, v4_only, turn.mark, turn.random);
             let former = std::mem::replace(&mut self.agent, agent);
             if former.selected().is_some() {
-                self.former = Some(former);
+                self.former = Some(Box::new(former));
                 self.farewell = None;
             }
         }
-        self.params = params.clone();
     }
 
     pub(super) fn selected(&self) -> Option<SocketAddr> {
-        let former = || self.former.as_ref().and_then(Agent::selected);
+        let former = || self.former.as_deref().and_then(Agent::selected);
         self.agent.selected().or_else(former)
     }
 
@@ -105,7 +102,7 @@ impl Finder {
     /// Sends what is due, and tells what has changed.
     pub(super) fn advance(&mut self, turn: &mut Turn<'_>) -> Option<Found> {
         let is_found = self.agent.selected().is_some();
-        let former = self.former.as_mut().filter(|_| !is_found);
+        let former = self.former.as_deref_mut().filter(|_| !is_found);
         for agent in [Some(&mut self.agent), former].into_iter().flatten() {
             let mut buffer = [0; MAX_LEN];
             while let Some((to, len)) = agent.poll_check(turn.now, turn.random, &mut buffer) {
@@ -145,7 +142,7 @@ impl Finder {
     pub(super) fn next_timeout(&self) -> Option<Instant> {
         let former = match self.farewell {
             Some(at) => Some(at),
-            None => self.former.as_ref().and_then(Agent::next_timeout),
+            None => self.former.as_deref().and_then(Agent::next_timeout),
         };
         [self.agent.next_timeout(), former, self.give_up]
             .into_iter()

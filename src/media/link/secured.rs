@@ -15,8 +15,13 @@ use crate::media::sdp::DtlsRole;
 use crate::media::sdp::Fingerprint;
 use crate::media::srtp::Srtp;
 
-/// A finished association answers repetitions for so long; then its memory is given back.
+/// A finished association answers repetitions for so long at most; then its memory is given back:
+/// it is ten times what stays of a call's keys.
 const LINGER: Duration = Duration::from_secs(10);
+/// That of a client is given back when so long nothing has come, and nothing of its own waits to be
+/// acknowledged: the last word of the handshake is the server's (RFC 6347 section 4.2.4, RFC 9147
+/// section 5.8.1).
+const SETTLED: Duration = Duration::from_secs(2);
 /// So long after there was a way to go, a client has begun its handshake.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -50,7 +55,8 @@ pub(super) struct Secured {
     until: Option<Instant>,
     /// What went wrong first.
     spoilt: Option<DtlsError>,
-    done: bool,
+    /// When there were keys.
+    done: Option<Instant>,
     failed: bool,
     /// When to give up waiting for the peer to begin, or the association is forgotten.
     alarm: Option<Instant>,
@@ -75,20 +81,20 @@ impl Secured {
             partner: None,
             until: None,
             spoilt: None,
-            done: false,
+            done: None,
             failed: false,
             alarm: None,
         }
     }
 
     pub(super) fn is_done(&self) -> bool {
-        self.done
+        self.done.is_some()
     }
 
     /// There is a way to the peer: who is active begins, who is not waits for it.
     pub(super) fn reach(&mut self, turn: &mut Turn<'_>, way: SocketAddr) {
         self.way = Some(way);
-        if self.association.is_some() || self.done || self.failed || self.alarm.is_some() {
+        if self.association.is_some() || self.is_done() || self.failed || self.alarm.is_some() {
             return;
         }
         if self.role == DtlsRole::Active {
@@ -132,7 +138,7 @@ impl Secured {
         let is_over = now.saturating_duration_since(since) >= TURN;
         let comes_first = is_over || self.way == Some(from);
         let begins = comes_first && is_client_hello(datagram);
-        let takes_over = begins && !self.done && self.may_retry(now);
+        let takes_over = begins && !self.is_done() && self.may_retry(now);
         if takes_over {
             self.association = None;
             self.partner = None;
@@ -149,7 +155,7 @@ impl Secured {
         if !self.admits(turn.now, from, datagram) {
             return;
         }
-        if self.association.is_none() && !self.done && !self.failed {
+        if self.association.is_none() && !self.is_done() && !self.failed {
             self.begin(turn.now);
         }
         let Some(association) = &mut self.association else {
@@ -161,13 +167,30 @@ impl Secured {
         };
         association.handle(turn.now, datagram);
         self.send(turn);
+        self.linger(turn.now);
+    }
+
+    /// Notes when a finished association has nothing more to say.
+    fn linger(&mut self, now: Instant) {
+        if let Some(done) = self.done {
+            let settled = match self.role {
+                DtlsRole::Active => now + SETTLED,
+                DtlsRole::Passive => done + LINGER,
+            };
+            self.alarm = Some(settled.min(done + LINGER));
+        }
     }
 
     pub(super) fn handle_timeout(&mut self, turn: &mut Turn<'_>) {
         if self.alarm.is_some_and(|at| at <= turn.now) {
             self.alarm = None;
-            if self.done {
-                self.association = None;
+            if let Some(done) = self.done {
+                let waits = |association: &Dtls| association.next_timeout().is_some();
+                if turn.now < done + LINGER && self.association.as_ref().is_some_and(waits) {
+                    self.linger(turn.now);
+                } else {
+                    self.association = None;
+                }
             } else {
                 self.begin(turn.now);
                 self.send(turn);
@@ -208,8 +231,8 @@ impl Secured {
                     Some(srtp) => srtp.change_keys(*keys),
                     None => self.srtp = Some(keys),
                 }
-                self.done = true;
-                self.alarm = Some(now + LINGER);
+                self.done = Some(now);
+                self.linger(now);
                 Some(Outcome::Done)
             }
             DtlsEvent::Failed(error) => {

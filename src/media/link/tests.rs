@@ -582,3 +582,46 @@ fn a_lite_link_on_hold_lives_by_whatever_keeps_the_path_open() {
     }
     assert_eq!(net.sides[1].link().way(), None);
 }
+
+/// Two links without ICE whose handshake is done.
+fn handshake_is_done(seed: u64) -> Net {
+    let mut net = Net::without_ice(seed);
+    while net
+        .sides
+        .iter()
+        .any(|side| side.link.as_ref().unwrap().is_connecting())
+    {
+        net.run(1);
+    }
+    net
+}
+
+#[test]
+fn an_association_is_given_back_when_it_has_nothing_more_to_say() {
+    let mut net = handshake_is_done(11);
+    net.run(3_000);
+    let wakes = |net: &mut Net, side: usize| net.sides[side].link().next_timeout();
+    assert_eq!(wakes(&mut net, 1), None, "the server had the last word");
+    assert!(wakes(&mut net, 0).is_some(), "it may have to say it again");
+    net.run(8_000);
+    assert_eq!(wakes(&mut net, 0), None);
+    assert_eq!(net.is_heard(), [true, true]);
+}
+
+#[test]
+fn a_client_whose_last_flight_is_not_acknowledged_repeats_it() {
+    let mut net = Net::without_ice(12);
+    // What the server says goes astray as soon as it has the keys.
+    while net.sides[0].link().is_connecting() {
+        net.run(1);
+    }
+    let there = std::mem::replace(&mut net.sides[0].at, "203.0.113.99:1".parse().unwrap());
+    net.under_way.retain(|(_, side, ..)| *side == 0);
+    net.sides[0].out.clear();
+    net.run(5_000);
+    assert!(net.sides[1].link().next_timeout().is_some());
+    net.sides[0].at = there;
+    net.run(4_000);
+    assert_eq!(net.sides[1].link().next_timeout(), None);
+    assert_eq!(net.is_heard(), [true, true]);
+}

@@ -145,7 +145,8 @@ impl Layout {
                 out.line(format_args!("a=mid:{mid}"));
             }
         }
-        Bytes::from(out.0)
+        // The call keeps it.
+        Bytes::from(out.0.into_boxed_str().into_boxed_bytes())
     }
 
     fn head(

@@ -54,13 +54,15 @@ pub enum SrtpError {
     KeyUsedUp,
 }
 
-/// Protection of one call's packets in both directions.
+/// Protection of one call's packets in both directions. What a packet needs that is received, as
+/// most are, comes first.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Srtp {
-    sender: Sender,
-    receiver: Receiver,
     /// What was received with before the last change of keys, and for how many packets more.
     former: Option<(Box<Receiver>, u8)>,
+    receiver: Receiver,
+    sender: Sender,
 }
 
 impl Srtp {
@@ -203,13 +205,14 @@ impl Sender {
     }
 }
 
-/// The peer's direction under one key.
+/// The peer's direction under one key. What each packet needs stands together.
 #[derive(Debug)]
+#[repr(C)]
 struct Receiver {
-    key: SrtpKey,
     rtp: Cipher,
     media: Sources,
     reports: Sources,
+    key: SrtpKey,
 }
 
 impl Receiver {
@@ -268,18 +271,26 @@ impl Receiver {
     }
 }
 
-/// The peer's sources, each known by a packet that was authentic.
+/// The peer's sources, each known by a packet that was authentic. Nearly every peer has one; it lies
+/// here, for memory of its own would have to be fetched for each packet.
 #[derive(Debug, Default)]
-struct Sources(Vec<(u32, Received)>);
+struct Sources {
+    first: Option<(u32, Received)>,
+    others: Vec<(u32, Received)>,
+}
 
 impl Sources {
+    fn len(&self) -> usize {
+        usize::from(self.first.is_some()) + self.others.len()
+    }
+
     fn find(&mut self, ssrc: u32) -> Option<&mut Received> {
-        let mut sources = self.0.iter_mut();
+        let mut sources = self.first.iter_mut().chain(&mut self.others);
         sources.find_map(|(known, received)| (*known == ssrc).then_some(received))
     }
 
     fn check_room(&self) -> Result<(), SrtpError> {
-        if self.0.len() < MAX_SOURCES {
+        if self.len() < MAX_SOURCES {
             Ok(())
         } else {
             Err(SrtpError::TooManySources)
@@ -287,7 +298,11 @@ impl Sources {
     }
 
     fn add(&mut self, ssrc: u32, index: u64) {
-        self.0.push((ssrc, Received::beginning_with(index)));
+        let source = (ssrc, Received::beginning_with(index));
+        match self.first {
+            None => self.first = Some(source),
+            Some(_) => self.others.push(source),
+        }
     }
 }
 

@@ -132,6 +132,9 @@ impl Agent {
             // Who only answers does not nominate; before its answer that is not known.
             self.controlling |= params.remote_is_lite;
         }
+        let told = params.remote_candidates.len();
+        self.pairs
+            .reserve_exact(told.min(MAX_PAIRS.saturating_sub(self.pairs.len())));
         for candidate in &params.remote_candidates {
             let address = candidate.address;
             let is_reachable = address.is_ipv4() || !self.v4_only;

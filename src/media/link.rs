@@ -148,6 +148,12 @@ pub struct Link {
     security: Security,
     v4_only: bool,
     events: VecDeque<LinkEvent>,
+    /// Where ICE has packets go, and whether there are the keys for it, as of the last step. Each
+    /// packet asks; to look deeper would have it fetch memory of another place.
+    way: Option<SocketAddr>,
+    is_keyed: bool,
+    /// When media came last, unless ICE has been told.
+    heard: Option<Instant>,
 }
 
 impl Link {
@@ -165,6 +171,9 @@ impl Link {
             security: Security::Plain,
             v4_only,
             events: VecDeque::new(),
+            way: None,
+            is_keyed: false,
+            heard: None,
         };
         link.agree(params, certificate, turn);
         link
@@ -225,7 +234,7 @@ impl Link {
 
     /// The address that ICE has chosen, whether or not there are keys yet.
     pub fn way(&self) -> Option<SocketAddr> {
-        self.ice.as_ref().and_then(|finder| finder.selected())
+        self.way
     }
 
     /// Media come from another address than the session description tells.
@@ -240,14 +249,10 @@ impl Link {
 
     /// Where media go now; nowhere before there is a way and a key.
     pub fn route(&self) -> Route {
-        match &self.security {
-            Security::Awaited => return Route::default(),
-            Security::Dtls(dtls) if dtls.srtp.is_none() => return Route::default(),
-            Security::Plain | Security::Sdes { .. } | Security::Dtls(_) => {}
-        }
-        match &self.ice {
-            Some(finder) => finder.selected().map(Route::to).unwrap_or_default(),
-            None => self.addresses.route(),
+        match (self.is_keyed, &self.ice) {
+            (false, _) => Route::default(),
+            (true, Some(_)) => self.way.map(Route::to).unwrap_or_default(),
+            (true, None) => self.addresses.route(),
         }
     }
 
@@ -272,7 +277,7 @@ impl Link {
 
     /// Takes any other datagram. Media are decrypted in place.
     pub fn handle(&mut self, turn: &mut Turn<'_>, from: SocketAddr, datagram: &mut [u8]) -> Taken {
-        if self.ice.is_some() && !self.knows(from) {
+        if self.ice.is_some() && self.way != Some(from) && !self.knows(from) {
             return Taken::Refused(Refused::Unproven);
         }
         let taken = match Protocol::of(datagram) {
@@ -287,8 +292,8 @@ impl Link {
             }
             Some(Protocol::Stun) | None => Taken::Refused(Refused::Malformed),
         };
-        if let (Taken::Media(_), Some(finder)) = (taken, &mut self.ice) {
-            finder.heard_media(turn.now);
+        if let Taken::Media(_) = taken {
+            self.heard = Some(turn.now);
         }
         taken
     }
@@ -310,9 +315,25 @@ impl Link {
 
     /// Takes the next steps that can be taken, and notes what has happened.
     fn advance(&mut self, turn: &mut Turn<'_>) {
-        if let Some(finder) = &mut self.ice
-            && let Some(found) = finder.advance(turn)
-        {
+        self.find(turn);
+        self.secure(turn);
+        self.is_keyed = match &self.security {
+            Security::Plain | Security::Sdes { .. } => true,
+            Security::Awaited => false,
+            Security::Dtls(dtls) => dtls.srtp.is_some(),
+        };
+    }
+
+    fn find(&mut self, turn: &mut Turn<'_>) {
+        let heard = self.heard.take();
+        let Some(finder) = &mut self.ice else {
+            self.way = None;
+            return;
+        };
+        if let Some(at) = heard {
+            finder.heard_media(at);
+        }
+        if let Some(found) = finder.advance(turn) {
             self.events.push_back(match found {
                 Found::Connected => LinkEvent::Reached(Stage::IceConnected),
                 Found::Nothing => LinkEvent::Failed(
@@ -322,8 +343,12 @@ impl Link {
                 Found::ConsentLost => LinkEvent::ConsentLost,
             });
         }
+        self.way = finder.selected();
+    }
+
+    fn secure(&mut self, turn: &mut Turn<'_>) {
         let way = match &self.ice {
-            Some(finder) => finder.selected(),
+            Some(_) => self.way,
             None => self.addresses.route().rtp,
         };
         let Security::Dtls(dtls) = &mut self.security else {
@@ -350,9 +375,14 @@ impl Link {
         [ice, dtls].into_iter().flatten().min()
     }
 
-    /// What has happened.
+    /// What has happened. To be asked until there is nothing.
     pub fn poll_event(&mut self) -> Option<LinkEvent> {
-        self.events.pop_front()
+        let event = self.events.pop_front();
+        if event.is_none() {
+            // Hardly anything will follow, in a call of minutes.
+            self.events.shrink_to_fit();
+        }
+        event
     }
 
     /// Protects the packet in the first `len` bytes of `room` and tells its new length. `None`: it
@@ -420,7 +450,7 @@ impl Security {
     fn unprotect(&mut self, packet: &mut [u8]) -> Taken {
         let srtp = match self {
             Self::Plain => return Taken::Media(packet.len()),
-            Self::Sdes { srtp, .. } => Some(srtp),
+            Self::Sdes { srtp, .. } => Some(srtp.as_mut()),
             Self::Dtls(dtls) => dtls.srtp.as_mut(),
             Self::Awaited => None,
         };

@@ -44,9 +44,9 @@ pub(super) struct Secured {
     pub(super) fingerprints: Vec<Fingerprint>,
     certificate: Arc<Certificate>,
     path: Path,
-    association: Option<Dtls>,
+    association: Option<Box<Dtls>>,
     /// Of this association; of the one before until this one has any.
-    pub(super) srtp: Option<Box<Srtp>>,
+    pub(super) srtp: Option<Srtp>,
     /// The way to the peer, as ICE or the descriptions have it.
     way: Option<SocketAddr>,
     /// With whom the handshake goes on, and since when.
@@ -68,7 +68,7 @@ impl Secured {
         fingerprints: &[Fingerprint],
         certificate: Arc<Certificate>,
         path: Path,
-        srtp: Option<Box<Srtp>>,
+        srtp: Option<Srtp>,
     ) -> Self {
         Self {
             role,
@@ -114,7 +114,7 @@ impl Secured {
             ..
         } = self;
         let association = Dtls::new(now, *role, *path, certificate, fingerprints);
-        self.association = Some(association);
+        self.association = Some(Box::new(association));
         self.alarm = None;
         self.until.get_or_insert(now + PATIENCE);
     }
@@ -186,7 +186,7 @@ impl Secured {
             self.alarm = None;
             if let Some(done) = self.done {
                 let waits = |association: &Dtls| association.next_timeout().is_some();
-                if turn.now < done + LINGER && self.association.as_ref().is_some_and(waits) {
+                if turn.now < done + LINGER && self.association.as_deref().is_some_and(waits) {
                     self.linger(turn.now);
                 } else {
                     self.association = None;
@@ -196,7 +196,7 @@ impl Secured {
                 self.send(turn);
             }
         }
-        let due = self.association.as_ref().and_then(Dtls::next_timeout);
+        let due = self.association.as_deref().and_then(Dtls::next_timeout);
         if due.is_some_and(|due| due <= turn.now)
             && let Some(association) = &mut self.association
         {
@@ -229,7 +229,7 @@ impl Secured {
             DtlsEvent::Done(keys) => {
                 match &mut self.srtp {
                     Some(srtp) => srtp.change_keys(*keys),
-                    None => self.srtp = Some(keys),
+                    None => self.srtp = Some(*keys),
                 }
                 self.done = Some(now);
                 self.linger(now);
@@ -261,7 +261,7 @@ impl Secured {
     }
 
     pub(super) fn next_timeout(&self) -> Option<Instant> {
-        let association = self.association.as_ref().and_then(Dtls::next_timeout);
+        let association = self.association.as_deref().and_then(Dtls::next_timeout);
         [association, self.alarm].into_iter().flatten().min()
     }
 }

@@ -151,9 +151,21 @@ impl Agent {
         &self.local
     }
 
-    /// Where packets go: what was nominated last.
+    /// What was nominated last.
     pub fn selected(&self) -> Option<SocketAddr> {
         self.selected
+    }
+
+    /// Where packets may go before anything is nominated: the best pair that works both ways (RFC
+    /// 8445 section 12.1). Peers nominate 50 to 400 ms after their first check; whoever has sent
+    /// one has our answer, and takes what follows. Who only answers has to wait.
+    pub fn early(&self) -> Option<SocketAddr> {
+        let may_send = !self.lite && !self.controlling && self.connected.is_none();
+        let works = |pair: &&Pair| pair.state == State::Succeeded && pair.heard.is_some();
+        let pairs = self.pairs.iter().filter(|_| may_send).filter(works);
+        pairs
+            .max_by_key(|pair| pair.priority)
+            .map(|pair| pair.remote)
     }
 
     /// Whether an authenticated check has come from there, or was answered there.

@@ -232,7 +232,7 @@ impl Link {
             .is_some_and(|finder| finder.knows(address))
     }
 
-    /// The address that ICE has chosen, whether or not there are keys yet.
+    /// The address that ICE has chosen, or chooses for now, whether or not there are keys yet.
     pub fn way(&self) -> Option<SocketAddr> {
         self.way
     }
@@ -343,7 +343,7 @@ impl Link {
                 Found::ConsentLost => LinkEvent::ConsentLost,
             });
         }
-        self.way = finder.selected();
+        self.way = finder.way();
     }
 
     fn secure(&mut self, turn: &mut Turn<'_>) {

@@ -69,6 +69,11 @@ impl Finder {
         self.agent.selected().or_else(former)
     }
 
+    /// Where packets go.
+    pub(super) fn way(&self) -> Option<SocketAddr> {
+        self.selected().or_else(|| self.agent.early())
+    }
+
     pub(super) fn knows(&self, address: SocketAddr) -> bool {
         self.selected() == Some(address)
             || self.agent.knows(address)

@@ -63,7 +63,7 @@ pub enum Handled {
 
 /// One side of ICE with one pair of credentials. A restart is a new agent. It lives as long as its
 /// call, and signs something every few seconds: keys are made of the passwords each time, for they
-/// are a hundred times as large.
+/// are fifty times as large.
 #[derive(Debug)]
 pub struct Agent {
     local: IceCredentials,

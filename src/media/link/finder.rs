@@ -127,9 +127,11 @@ impl Finder {
         if lost || former_lost {
             return Some(Found::ConsentLost);
         }
-        if !self.connected && self.agent.selected().is_some() {
-            self.connected = true;
+        if self.agent.selected().is_some() {
             self.give_up = None;
+        }
+        if !self.connected && self.way().is_some() {
+            self.connected = true;
             return Some(Found::Connected);
         }
         self.give_up.filter(|at| *at <= turn.now)?;

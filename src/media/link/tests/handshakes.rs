@@ -100,7 +100,7 @@ fn a_client_whose_last_flight_is_not_acknowledged_repeats_it() {
     net.run(5_000);
     assert!(net.sides[1].link().next_timeout().is_some());
     net.sides[0].at = there;
-    net.run(4_000);
+    net.run(6_000);
     assert_eq!(net.sides[1].link().next_timeout(), None);
     assert_eq!(net.is_heard(), [true, true]);
 }

@@ -235,6 +235,8 @@ impl<'a> Fleet<'a> {
             crew.tally.packets_refused += rtp.send(packets);
         }
         crew.place_calls();
+        // Their time has begun.
+        crew.send_messages(sip, *server);
         sip.receive(|datagram| {
             if let Some(message) = Message::read(datagram.bytes) {
                 crew.hear_message(&message, datagram.at);
@@ -247,10 +249,7 @@ impl<'a> Fleet<'a> {
             rtp.send(&security.packets);
             security.packets.clear();
         }
-        for message in crew.outbox.drain(..) {
-            // What the system refuses is sent again, as if the network had lost it.
-            sip.socket().send_to(message.as_bytes(), *server).ok();
-        }
+        crew.send_messages(sip, *server);
         let mut ready = [PollFd::new(sip.socket(), PollFlags::IN)];
         let wait = (crew.next_deadline() - now()).clamp(0, MILLI);
         if let Ok(wait) = Timespec::try_from(Duration::from_nanos(wait as u64)) {
@@ -337,6 +336,13 @@ impl<'a> Crew<'a> {
         match self.start {
             Start::Rate(_) if self.to_start > 0 => self.next_slot.min(self.next_start),
             _ => self.next_slot,
+        }
+    }
+
+    fn send_messages(&mut self, sip: &Wire, server: SocketAddrV4) {
+        for message in self.outbox.drain(..) {
+            // What the system refuses is sent again, as if the network had lost it.
+            sip.socket().send_to(message.as_bytes(), server).ok();
         }
     }
 
@@ -505,6 +511,9 @@ impl<'a> Crew<'a> {
         call.to = Some(SocketAddrV4::new([127, 0, 0, 1].into(), port));
         self.tally.answered += 1;
         self.tally.setup.push(at - call.invited);
+        if let Some((_, first)) = call.heard.first {
+            self.tally.first_media.push((first - at).max(0));
+        }
         if let (Some(security), Some(secured)) = (&mut self.security, &mut call.secured) {
             security.answered(number, secured, message.body().as_bytes(), at);
         }
@@ -620,7 +629,10 @@ impl<'a> Crew<'a> {
         );
         self.tally.packets_heard += 1;
         let (first_timestamp, first_at) = *call.heard.first.get_or_insert_with(|| {
-            self.tally.first_media.push(datagram.at - call.answered);
+            // Media may overtake the 200, which counts them then.
+            if call.state != State::Inviting {
+                self.tally.first_media.push(datagram.at - call.answered);
+            }
             (timestamp, datagram.at)
         });
         let expected = call.heard.next_sequence.unwrap_or(sequence);

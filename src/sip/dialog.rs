@@ -111,12 +111,13 @@ impl Dialog {
         let from = headers.get(&HeaderName::From).ok_or(NoDialog::Malformed)?;
         let to = headers.get(&HeaderName::To).ok_or(NoDialog::Malformed)?;
         Ok(Self {
+            // A dialog lasts longer than the INVITE is of use.
             call_id: headers
                 .get(&HeaderName::CallId)
                 .ok_or(NoDialog::Malformed)?
-                .clone(),
-            local: with_tag(to, local_tag),
-            remote: from.clone(),
+                .detached(),
+            local: with_tag(to, local_tag).detached(),
+            remote: from.detached(),
             remote_tag: tag(from).unwrap_or_default(),
             contact,
             session_id,
@@ -311,6 +312,7 @@ fn record_routes(headers: &Headers) -> Result<Vec<Route>, NoDialog> {
             let uri = NameAddr::parse(&header)
                 .map_err(|_| NoDialog::Malformed)?
                 .uri;
+            let header = header.detached();
             Ok(Route { header, uri })
         })
         .collect()

@@ -168,7 +168,8 @@ pub struct Endpoint {
     questions: Questions,
     /// Requests outside of calls.
     lone: BTreeMap<ClientId, Lone>,
-    calls: BTreeMap<CallHandle, Call>,
+    /// Boxed: where numbers only grow, a tree's nodes stay half empty.
+    calls: BTreeMap<CallHandle, Box<Call>>,
     /// Calls by our tag.
     by_tag: HashMap<Box<str>, CallHandle>,
 }
@@ -439,6 +440,7 @@ impl Endpoint {
     fn live_call(&mut self, handle: CallHandle) -> Result<&mut Call, CommandError> {
         self.calls
             .get_mut(&handle)
+            .map(|call| &mut **call)
             .filter(|call| !call.is_closing())
             .ok_or(CommandError::NoSuchCall)
     }

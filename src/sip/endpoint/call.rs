@@ -20,7 +20,7 @@ use crate::sip::message::Method;
 use crate::sip::message::Uri;
 use crate::sip::transaction::Backoff;
 
-/// One call.
+/// One call. What few calls have at a time is boxed.
 #[derive(Debug)]
 pub(super) struct Call {
     /// Where the peer was heard last.
@@ -35,11 +35,11 @@ pub(super) struct Call {
     /// Whether the peer takes UPDATE.
     pub(super) peer_updates: bool,
     /// A 2xx of ours that waits for its ACK.
-    pub(super) unacked: Option<Unacked>,
+    pub(super) unacked: Option<Box<Unacked>>,
     /// A request of the peer that waits for the application.
-    pub(super) pending: Option<Pending>,
+    pub(super) pending: Option<Box<Pending>>,
     /// A re-INVITE or UPDATE of ours that waits for its response.
-    pub(super) own: Option<Own>,
+    pub(super) own: Option<Box<Own>>,
     pub(super) session: Option<SessionTimer>,
     /// The Min-SE that the peer demanded.
     pub(super) min_se: Option<u32>,
@@ -266,5 +266,16 @@ impl Call {
             .into_iter()
             .flatten()
             .min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_is_small() {
+        let size = size_of::<Call>();
+        assert!(size <= 768, "{size} bytes");
     }
 }

@@ -121,7 +121,7 @@ impl Endpoint {
     fn identity(&self, handle: CallHandle) -> Vec<(HeaderName, HeaderValue)> {
         self.calls
             .get(&handle)
-            .map(Call::identity)
+            .map(|call| call.identity())
             .unwrap_or_default()
     }
 
@@ -229,7 +229,7 @@ impl Endpoint {
         let Some(call) = self.calls.get_mut(&handle) else {
             return;
         };
-        call.pending = Some(Pending {
+        call.pending = Some(Box::new(Pending {
             id,
             server,
             method: request.method.clone(),
@@ -238,7 +238,7 @@ impl Endpoint {
             session,
             target: dialog::contact_uri(&request.headers),
             limit,
-        });
+        }));
         self.event(Event::Offer {
             call: handle,
             id,

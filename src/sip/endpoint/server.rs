@@ -43,13 +43,21 @@ pub(super) struct ServerTransaction {
     fallback: SocketAddr,
     /// A connection is being opened for the response.
     reopening: Option<ResolveId>,
-    /// What responses mirror, our To tag included.
-    mirror: Response,
-    record_route: Vec<HeaderValue>,
+    /// What responses mirror; none after the final one, since only what was sent is sent again.
+    mirror: Option<Box<Mirror>>,
     /// The call that an INVITE belongs to.
     pub(super) call: Option<CallHandle>,
     /// The tag in the To of responses.
     pub(super) local_tag: Box<str>,
+}
+
+/// What responses have of their request.
+#[derive(Debug)]
+struct Mirror {
+    /// A response without status, our To tag included.
+    response: Response,
+    /// For responses that make a dialog.
+    record_route: Vec<HeaderValue>,
 }
 
 /// All server transactions.
@@ -167,12 +175,14 @@ impl Endpoint {
             flow,
             fallback,
             reopening: None,
-            mirror: mirror(request, local_tag),
-            record_route: request
-                .headers
-                .all(&HeaderName::RecordRoute)
-                .cloned()
-                .collect(),
+            mirror: Some(Box::new(Mirror {
+                response: mirror(request, local_tag),
+                record_route: request
+                    .headers
+                    .all(&HeaderName::RecordRoute)
+                    .cloned()
+                    .collect(),
+            })),
             call: None,
             local_tag: to_tag.unwrap_or_else(|| local_tag.into()),
         };
@@ -198,15 +208,16 @@ impl Endpoint {
     /// Responds. Gives the bytes, for who has to repeat them himself; nothing when it was too late.
     pub(super) fn respond(&mut self, now: Instant, id: ServerId, reply: Reply) -> Option<Bytes> {
         let entry = self.servers.get_mut(id)?;
+        let mirror = entry.mirror.as_ref()?;
         let status = reply.status;
-        let mut response = entry.mirror.clone();
+        let mut response = mirror.response.clone();
         response.status = status;
         response.reason = status.reason().into();
         let makes_dialog = matches!(entry.machine, ServerMachine::Invite(_))
             && status.code() > 100
             && status.code() < 300;
         if makes_dialog {
-            for route in &entry.record_route {
+            for route in &mirror.record_route {
                 response
                     .headers
                     .push(HeaderName::RecordRoute, route.clone());
@@ -215,6 +226,9 @@ impl Endpoint {
         finish(&mut response, reply, &self.config.product);
         let bytes = response.to_bytes();
         let effect = entry.machine.respond(now, status, bytes.clone());
+        if status.is_final() {
+            entry.mirror = None;
+        }
         if let Some(bytes) = effect.send.clone() {
             self.send_reply(id, bytes);
         }

@@ -107,12 +107,12 @@ impl Endpoint {
         let (next_hop, flow) = (dialog.next_hop().clone(), call.flow);
         let client = self.request(now, Some(handle), Purpose::Own, request, &next_hop, flow);
         if let Some(call) = self.calls.get_mut(&handle) {
-            call.own = Some(Own {
+            call.own = Some(Box::new(Own {
                 client,
                 method,
                 cseq,
                 offer,
-            });
+            }));
         }
     }
 

@@ -72,7 +72,7 @@ impl Endpoint {
         self.by_tag.insert(local_tag.clone(), handle);
         let mut call = Call::new(None, local_tag, Phase::Calling(calling));
         call.description = description;
-        self.calls.insert(handle, call);
+        self.calls.insert(handle, Box::new(call));
         self.settle_call(handle);
         Ok(handle)
     }

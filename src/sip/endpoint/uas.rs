@@ -51,7 +51,7 @@ impl Endpoint {
         };
         let handle = CallHandle(self.next_id());
         self.by_tag.insert(call.local_tag.clone(), handle);
-        self.calls.insert(handle, call);
+        self.calls.insert(handle, Box::new(call));
         if let Some(entry) = self.servers.get_mut(server) {
             entry.call = Some(handle);
         }
@@ -221,14 +221,14 @@ impl Endpoint {
         };
         if let Some(call) = self.calls.get_mut(&handle) {
             let again = Backoff::new(now, timing.t1, timing.t2);
-            call.unacked = Some(Unacked {
+            call.unacked = Some(Box::new(Unacked {
                 invite,
                 cseq,
                 response,
                 again,
                 end: now + timing.timeout(),
                 wants_answer,
-            });
+            }));
         }
     }
 

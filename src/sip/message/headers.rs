@@ -182,6 +182,11 @@ impl HeaderValue {
         Self(line)
     }
 
+    /// The same in memory of its own: the message that it came in is not kept for its sake.
+    pub fn detached(&self) -> Self {
+        Self(Bytes::copy_from_slice(&self.0))
+    }
+
     /// The bytes.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0

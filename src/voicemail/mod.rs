@@ -154,9 +154,9 @@ impl Voicemail {
             );
             let service = Arc::clone(&self.service);
             let stop = hard_stop.child_token();
-            self.service
-                .tasks
-                .spawn(take_and_report(incoming, service, stop).instrument(span));
+            // Boxed, since a task that waits for another holds what that was made of twice.
+            let call = Box::pin(take_call(incoming, service, stop));
+            self.service.tasks.spawn(report(call).instrument(span));
         }
     }
 
@@ -179,12 +179,10 @@ impl Voicemail {
 }
 
 /// The one place where a call's outcome is logged and counted.
-async fn take_and_report(incoming: IncomingCall, service: Arc<Service>, stop: CancellationToken) {
+async fn report(call: impl Future<Output = CallOutcome> + Unpin) {
     let started = Instant::now();
     metrics::gauge!(telemetry::CALLS_NOW).increment(1);
-    let outcome = AssertUnwindSafe(take_call(incoming, service, stop))
-        .catch_unwind()
-        .await;
+    let outcome = AssertUnwindSafe(call).catch_unwind().await;
     metrics::gauge!(telemetry::CALLS_NOW).decrement(1);
     // The panic hook has told where it was.
     let outcome = outcome.unwrap_or(CallOutcome::Failed("defect"));

@@ -12,6 +12,7 @@ mod enrolment;
 mod mailbox;
 mod open;
 mod outbox;
+mod readers;
 mod record;
 mod registrations;
 mod sessions;
@@ -22,7 +23,7 @@ mod writer;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::sqlite::{SqliteConnection, SqlitePool, SqlitePoolOptions};
+use sqlx::sqlite::SqliteConnection;
 
 use crate::domain::{
     ApiToken, Departure, DepartureCause, Grant, Mailbox, Message, MessageId, MissedCall, Msisdn,
@@ -36,6 +37,7 @@ use crate::storage::{
 };
 
 use deposits::{Deposit, Deposits};
+use readers::Readers;
 use record::Failure;
 use writer::Writer;
 
@@ -43,15 +45,13 @@ pub use crate::storage::sqlite::open::OpenError;
 
 /// How long a call waits for a lock that somebody else holds.
 const LOCK_DEADLINE: Duration = Duration::from_secs(5);
-/// Reading connections; each is a thread while it is open.
-const READERS: u32 = 8;
 
 /// The database of the service in one SQLite file.
 #[derive(Debug)]
 pub struct SqliteStorage {
     writer: Writer,
     deposits: Deposits,
-    readers: SqlitePool,
+    readers: Readers,
     changes: Changes,
 }
 
@@ -65,11 +65,11 @@ impl SqliteStorage {
     /// As [`SqliteStorage::open`], but waits for locks up to `lock_deadline`.
     async fn open_waiting(url: &str, lock_deadline: Duration) -> Result<Self, OpenError> {
         let (options, connection) = open::open(url, lock_deadline).await?;
-        let readers = SqlitePoolOptions::new()
-            .max_connections(READERS)
-            .acquire_timeout(lock_deadline)
-            .test_before_acquire(false)
-            .connect_lazy_with(options.clone().pragma("query_only", "ON"));
+        let readers = Readers::open(options.clone(), lock_deadline).await;
+        let readers = readers.map_err(|source| OpenError::Database {
+            path: options.get_filename().to_path_buf(),
+            source,
+        })?;
         Ok(Self {
             writer: Writer::new(options, connection, lock_deadline),
             deposits: Deposits::default(),
@@ -84,13 +84,8 @@ impl SqliteStorage {
         attempted: &str,
         work: impl AsyncFnOnce(&mut SqliteConnection) -> Result<T, Failure>,
     ) -> Result<T, StorageError> {
-        let result = async {
-            let mut connection = self.readers.acquire().await?;
-            work(&mut connection).await
-        };
-        result
-            .await
-            .map_err(|failure: Failure| failure.while_trying_to(attempted))
+        let read = self.readers.read(work).await;
+        read.map_err(|failure| failure.while_trying_to(attempted))
     }
 
     /// Does `work` in one transaction: all of it or nothing.

@@ -570,7 +570,7 @@ async fn no_statement_reads_a_whole_table() {
 
 #[tokio::test]
 async fn the_settings_that_durability_rests_on_hold() {
-    let (_dir, _path, storage) = opened().await;
+    let (_dir, path, storage) = opened().await;
     let mut transaction = storage.writer.begin().await.unwrap();
     for (pragma, expected) in [
         ("PRAGMA synchronous", "2"),
@@ -587,7 +587,7 @@ async fn the_settings_that_durability_rests_on_hold() {
     drop(transaction);
     let strict: Vec<i64> =
         sqlx::query_scalar("SELECT strict FROM pragma_table_list WHERE schema = 'main' AND type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND name NOT LIKE '\\_sqlx%' ESCAPE '\\'")
-            .fetch_all(&storage.readers)
+            .fetch_all(&mut stranger(&path).await)
             .await
             .unwrap();
     assert!(

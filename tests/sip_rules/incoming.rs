@@ -5,6 +5,7 @@ use std::time::Duration;
 use aftertone::sip::endpoint::Event;
 use aftertone::sip::header::Reason;
 use aftertone::sip::message::StatusCode;
+use bytes::Bytes;
 
 use crate::bench::ANSWER;
 use crate::bench::Bench;
@@ -43,6 +44,29 @@ fn a_call_is_answered_and_hung_up_by_the_caller() {
     bench.wait_secs(40);
     bench.silence();
     assert!(bench.endpoint.is_idle());
+}
+
+#[test]
+fn a_call_that_is_up_keeps_nothing_of_the_datagram_that_it_came_in() {
+    let mut bench = Bench::new();
+    let invite = Msg::invite().line("Record-Route: <sip:10.0.0.9;lr>");
+    let datagram = Bytes::from(invite.text());
+    bench
+        .endpoint
+        .handle_datagram(bench.now, bench.flow, &datagram);
+    bench.response(100);
+    let Event::Incoming { call, .. } = bench.event() else {
+        panic!("expected a call")
+    };
+    assert!(!datagram.is_unique(), "the 200 mirrors it");
+    bench
+        .endpoint
+        .answer(bench.now, call, ANSWER.into())
+        .unwrap();
+    let tag = to_tag(&bench.response(200));
+    assert!(datagram.is_unique());
+    bench.receive(invite.in_dialog("BYE", 2, &tag).text());
+    bench.response(200);
 }
 
 #[test]

@@ -3,17 +3,25 @@
 mod commands;
 
 use std::io;
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 use aftertone::config::Config;
 use aftertone::telemetry::{self, LogFormat};
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use tokio::runtime::{Builder, Runtime};
 
 use crate::commands::{call, check, subscribers, tokens};
 #[cfg(feature = "sandbox")]
 use crate::commands::{demo, sandbox};
+
+/// Name of the threads that may wait for the disk, and how far they stand back (nice(2)).
+const BLOCKING: &str = "blocking";
+const NICENESS: i32 = 5;
 
 /// Voicemail for telephone operators, MVNOs and small firms.
 #[derive(Parser)]
@@ -118,10 +126,7 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("the runtime could not be started")?;
+    let runtime = runtime().context("the runtime could not be started")?;
     runtime.block_on(async {
         let out = &mut io::stdout();
         match command {
@@ -146,9 +151,49 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     })
 }
 
+/// As many workers as there are cores, and threads for what may wait for the disk. When a sync of the disk ends, dozens
+/// of these wake at once; a call that is to be answered does not queue behind them.
+fn runtime() -> io::Result<Runtime> {
+    let workers = thread::available_parallelism().map_or(1, NonZero::get);
+    // The workers are started first.
+    let started = AtomicUsize::new(0);
+    let name = move || match started.fetch_add(1, Ordering::Relaxed) {
+        nth if nth < workers => format!("worker-{nth}"),
+        _ => BLOCKING.to_owned(),
+    };
+    let stand_back = || {
+        if thread::current().name() == Some(BLOCKING) {
+            rustix::process::nice(NICENESS).ok();
+        }
+    };
+    Builder::new_multi_thread()
+        .worker_threads(workers)
+        .thread_name_fn(name)
+        .on_thread_start(stand_back)
+        .enable_all()
+        .build()
+}
+
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error
         .chain()
         .filter_map(|cause| cause.downcast_ref::<io::Error>())
         .any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_wait_for_the_disk_stands_back_behind_the_workers() {
+        let niceness = || rustix::process::getpriority_process(None).unwrap();
+        let before = niceness();
+        let runtime = runtime().unwrap();
+        let worker = runtime.spawn(async move { niceness() });
+        let blocking = runtime.spawn_blocking(niceness);
+        let (worker, blocking) = runtime.block_on(async { (worker.await, blocking.await) });
+        assert_eq!(worker.unwrap(), before);
+        assert_eq!(blocking.unwrap(), (before + NICENESS).min(19));
+    }
 }

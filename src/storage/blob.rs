@@ -1,33 +1,33 @@
 //! Recordings and greetings as files, whole and durable or not there at all.
 //!
-//! The files lie under one folder, kept by the `object_store` crate. Its folder store, built
-//! `with_fsync(true)`, syncs a file before it gets its name and the folder afterwards; what it leaves
-//! open is done here: a folder that another task has just made may not be durable yet, so every write
-//! syncs all folders up to the root.
+//! The files lie under one folder. A file is written under another name (`staged`), synced, and given
+//! its own; then that name is made durable, with those of all folders up to the root (`folders`). What
+//! is there is read by the `object_store` crate.
 //!
 //! A key is the path of a file below the folder. Keys are made only here, and a recording's follows from
 //! its message's id and format alone: changing how would lose the recordings that are there.
 
+mod folders;
+mod staged;
+
 use std::error::Error;
-use std::fs;
 use std::io;
+use std::io::Write;
 use std::ops::Range;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::stream::{BoxStream, StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
-use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutPayload};
+use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt};
 
 use crate::domain::{AudioFormat, MessageId, SubscriberId, Timestamp};
+use crate::storage::blob::folders::Folders;
 use crate::storage::conversions::Conversions;
 
+pub use crate::storage::blob::staged::Staged;
 pub use crate::storage::conversions::{Made, Make};
-
-/// How often a folder that has been made may be empty, and so tidied away, before it is used.
-const TIDYING_RACES: u32 = 10;
 
 /// Why a blob could not be stored, read or deleted.
 #[derive(Debug, thiserror::Error)]
@@ -81,7 +81,7 @@ impl BlobError {
 #[derive(Debug, Clone)]
 pub struct Blobs {
     store: LocalFileSystem,
-    root: Arc<Path>,
+    folders: Arc<Folders>,
     conversions: Conversions,
 }
 
@@ -99,7 +99,7 @@ impl Blobs {
             path: dir.into(),
             source,
         };
-        create_folder(dir).map_err(|source| failed("create the folder", source))?;
+        folders::create(dir).map_err(|source| failed("create the folder", source))?;
         let root = dir
             .canonicalize()
             .map_err(|source| failed("open the folder", source))?;
@@ -117,8 +117,8 @@ impl Blobs {
                 }
             })?;
         Ok(Self {
-            store: store.with_fsync(true),
-            root: root.into(),
+            store,
+            folders: Arc::new(Folders::new(root)),
             conversions,
         })
     }
@@ -143,30 +143,42 @@ impl Blobs {
 
     /// Stores `bytes` under `key`, durably; replaces what is there.
     pub async fn put(&self, key: &str, bytes: Bytes) -> Result<(), BlobError> {
-        let (location, path) = self.locate(key)?;
-        let put = self
-            .store
-            .put(&location, PutPayload::from_bytes(bytes))
-            .await;
-        put.map_err(|source| failed("write", key, source))?;
-        self.blocking("write", path, |root, path| {
-            fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-            sync_folders(root, path)
+        let (_, path) = self.locate(key)?;
+        self.blocking("write", path, move |folders, path| {
+            let mut staged = Staged::create(path)?;
+            staged.write_all(&bytes)?;
+            staged.keep(path, folders)
         })
         .await
     }
 
-    /// Stores the file `from` under `key`, durably; replaces what is there. On the same file system it
-    /// gets a second name, so that neither time nor room is spent on a copy, also on a full disk;
-    /// else it is copied. `from` stays (to be removed by the caller) and must not be written any more.
-    pub async fn put_file(&self, key: &str, from: &Path) -> Result<(), BlobError> {
-        let (_, path) = self.locate(key)?;
-        let from = from.to_path_buf();
-        self.blocking("write", path, move |root, path| {
-            give_name(&from, path)?;
-            sync_folders(root, path)
+    /// Begins the file of a message's recording, to be written and then [kept](Self::keep). It may
+    /// wait for the disk.
+    pub fn stage(&self, id: MessageId) -> Result<Staged, BlobError> {
+        // The format decides no more than the ending.
+        let (_, path) = self.locate(&Self::recording_key(id, AudioFormat::WavPcm))?;
+        Staged::create(&path).map_err(|source| BlobError::File {
+            attempted: "create",
+            path: path.with_extension("new"),
+            source,
         })
-        .await
+    }
+
+    /// Keeps what has been staged as the recording of a message, durably; replaces what is there. It
+    /// waits for the disk, together with others.
+    pub fn keep(
+        &self,
+        staged: Staged,
+        id: MessageId,
+        format: AudioFormat,
+    ) -> Result<(), BlobError> {
+        let (_, path) = self.locate(&Self::recording_key(id, format))?;
+        let kept = staged.keep(&path, &self.folders);
+        kept.map_err(|source| BlobError::File {
+            attempted: "write",
+            path,
+            source,
+        })
     }
 
     /// The whole of a small blob.
@@ -225,9 +237,9 @@ impl Blobs {
         }
         let conversions = self.conversions.clone();
         let stem = stem(key).to_owned();
-        self.blocking("delete", path, move |root, path| {
+        self.blocking("delete", path, move |folders, path| {
             conversions.forget(&stem)?;
-            sync_removal(root, path)
+            folders.sync_removal(path)
         })
         .await
     }
@@ -252,10 +264,10 @@ impl Blobs {
         &self,
         attempted: &'static str,
         path: PathBuf,
-        work: impl FnOnce(&Path, &Path) -> io::Result<()> + Send + 'static,
+        work: impl FnOnce(&Folders, &Path) -> io::Result<()> + Send + 'static,
     ) -> Result<(), BlobError> {
-        let (root, target) = (Arc::clone(&self.root), path.clone());
-        let done = tokio::task::spawn_blocking(move || work(&root, &target)).await;
+        let (folders, target) = (Arc::clone(&self.folders), path.clone());
+        let done = tokio::task::spawn_blocking(move || work(&folders, &target)).await;
         let result = done.unwrap_or_else(|error| Err(error.into()));
         result.map_err(|source| BlobError::File {
             attempted,
@@ -281,99 +293,6 @@ fn failed(attempted: &'static str, key: &str, source: object_store::Error) -> Bl
 fn stem(key: &str) -> &str {
     let name = key.rsplit('/').next().unwrap_or(key);
     name.split('.').next().unwrap_or(name)
-}
-
-fn create_folder(dir: &Path) -> io::Result<()> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-}
-
-/// Whether the file systems, not the moment, are why there is no link.
-fn cannot_link(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::CrossesDevices
-            | io::ErrorKind::Unsupported
-            | io::ErrorKind::PermissionDenied
-            | io::ErrorKind::TooManyLinks
-    )
-}
-
-/// Gives the synced file `from` the name `to` as well.
-fn give_name(from: &Path, to: &Path) -> io::Result<()> {
-    let file = fs::File::open(from)?;
-    file.set_permissions(fs::Permissions::from_mode(0o600))?;
-    file.sync_all()?;
-    let folder = to
-        .parent()
-        .expect("a key has a folder: it is joined to the root");
-    let staged = to.with_extension("new");
-    let link = || {
-        create_folder(folder)?;
-        remove_if_there(&staged)?;
-        fs::hard_link(from, &staged)
-    };
-    let mut linked = link();
-    for _ in 0..TIDYING_RACES {
-        match &linked {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => linked = link(),
-            _ => break,
-        }
-    }
-    match linked {
-        Err(error) if cannot_link(&error) => copy(file, &staged)?,
-        linked => linked?,
-    }
-    fs::rename(&staged, to)?;
-    // Where `to` was this very file already, renaming has done nothing.
-    remove_if_there(&staged)
-}
-
-fn copy(mut from: fs::File, to: &Path) -> io::Result<()> {
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(to)?;
-    let copied = io::copy(&mut from, &mut file).and_then(|_| file.sync_all());
-    if copied.is_err() {
-        remove_if_there(to)?;
-    }
-    copied
-}
-
-fn remove_if_there(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
-/// Makes the name of `path` durable, and those of all folders from the root to it.
-fn sync_folders(root: &Path, path: &Path) -> io::Result<()> {
-    for folder in path
-        .ancestors()
-        .skip(1)
-        .take_while(|folder| folder.starts_with(root))
-    {
-        fs::File::open(folder)?.sync_all()?;
-    }
-    Ok(())
-}
-
-/// Makes the removal of `path` durable, and removes its folders as far as they are empty now.
-fn sync_removal(root: &Path, path: &Path) -> io::Result<()> {
-    let within = |folder: &&Path| folder.starts_with(root) && *folder != root;
-    let mut folders = path.ancestors().skip(1).take_while(within);
-    let left = folders.find(|folder| fs::remove_dir(folder).is_err());
-    match fs::File::open(left.unwrap_or(root)) {
-        Ok(folder) => folder.sync_all(),
-        // Another deletion emptied it after us, and syncs the one above.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
-    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! From the spool to the mailbox: blob, then message and outbox row in one transaction, then the
-//! spool file goes. Each step may be repeated, so a crash after any of them loses and doubles
-//! nothing; what could not be deposited stays in the spool and is tried again.
+//! spool file is released. Each step may be repeated, so a crash after any of them loses and doubles
+//! nothing; what could not be deposited is made durable in the spool, stays there and is tried again.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -21,7 +21,7 @@ use crate::storage::{DepositError, Storage};
 use crate::telemetry;
 use crate::voicemail::disk::Disk;
 use crate::voicemail::spool::{
-    self, FinishedSpool, MissedCause, Original, Spool, SpoolDir, SpoolEnd, SpoolError, SpoolFacts,
+    self, FinishedSpool, MissedCause, Spool, SpoolDir, SpoolEnd, SpoolError, SpoolFacts,
 };
 
 /// Recordings encoded and put at once; more wait. The disk is no faster with more.
@@ -72,11 +72,11 @@ impl DepositFailed {
 pub(crate) struct Deposits {
     storage: Arc<dyn Storage>,
     blobs: Arc<Blobs>,
-    dir: SpoolDir,
+    dir: Arc<SpoolDir>,
     least_recording: Duration,
     encoders: Semaphore,
     disk: Disk,
-    /// Spool files to be tried again, oldest first, and whether the log has told why.
+    /// Spool files to be tried again, and whether the log has told why.
     waiting: Mutex<BTreeMap<PathBuf, bool>>,
     retry: Notify,
     retry_after: Duration,
@@ -108,7 +108,7 @@ impl Deposits {
         Ok(Arc::new(Self {
             storage,
             blobs,
-            dir,
+            dir: Arc::new(dir),
             least_recording,
             encoders: Semaphore::new(ENCODERS),
             disk: Disk::start().map_err(SpoolError::Thread)?,
@@ -121,16 +121,17 @@ impl Deposits {
     /// Opens a spool file for a message. After this the disk has room for a recording.
     pub(crate) async fn begin(self: &Arc<Self>, facts: SpoolFacts) -> Result<Taking, SpoolError> {
         let deposits = Arc::clone(self);
-        // Made where the file is, so that no file is forgotten when nobody waits for it any more.
+        // The caller is waiting: not where others write. Made where the file is, so that no file is
+        // forgotten when nobody waits for it any more.
         let create = move || {
-            let spool = Spool::create(deposits.dir.path(), &facts)?;
+            let spool = deposits.dir.create(&facts)?;
             Ok(Taking {
                 spool: Some(spool),
                 ticks: 0,
                 deposits,
             })
         };
-        self.disk.run(create).await
+        blocking(create).await
     }
 
     /// Where recordings are written.
@@ -140,7 +141,7 @@ impl Deposits {
 
     /// Whether the disk has room for recordings.
     pub(crate) fn check_room(&self) -> Result<(), SpoolError> {
-        spool::check_room(self.dir.path())
+        self.dir.check_room()
     }
 
     /// Recordings that wait in the spool for the disk or the database.
@@ -209,8 +210,8 @@ impl Deposits {
         }
     }
 
-    /// Makes a message of a finished recording. On an error it stays in the spool and the error
-    /// has been logged, once; [`Deposits::keep_trying`] tries again.
+    /// Makes a message of a finished recording. On an error it stays in the spool, durably, and the
+    /// error has been logged, once; [`Deposits::keep_trying`] tries again.
     pub(crate) async fn deposit(&self, finished: FinishedSpool) -> Result<Kept, DepositFailed> {
         let path = finished.path.clone();
         let began = Instant::now();
@@ -222,7 +223,7 @@ impl Deposits {
                 Ok(kept)
             }
             Err(failed) => {
-                self.waits(&path, &failed);
+                self.stays(&path, &failed).await;
                 Err(failed)
             }
         }
@@ -233,7 +234,8 @@ impl Deposits {
             Some(cause) => self.keep_missed_call(&finished, cause).await?,
             None => self.keep_message(&finished).await?,
         };
-        blocking(move || finished.remove()).await?;
+        let dir = Arc::clone(&self.dir);
+        self.disk.run(move || dir.release(&finished)).await?;
         Ok(kept)
     }
 
@@ -271,16 +273,20 @@ impl Deposits {
 
     /// Makes a durable file of the recording.
     async fn put_recording(&self, finished: &FinishedSpool) -> Result<StoredAudio, DepositFailed> {
+        let (recording, blobs) = (finished.clone(), Arc::clone(&self.blobs));
+        let put = move || {
+            let id = recording.facts.id;
+            let mut staged = blobs.stage(id)?;
+            let audio = recording.write_original(&mut staged)?;
+            blobs.keep(staged, id, audio.format)?;
+            Ok(audio)
+        };
         let _encoder = self
             .encoders
             .acquire()
             .await
             .expect("the semaphore is never closed");
-        let recording = finished.clone();
-        let Original { path, audio } = blocking(move || recording.write_original()).await?;
-        let key = Blobs::recording_key(finished.facts.id, audio.format);
-        self.blobs.put_file(&key, &path).await?;
-        Ok(audio)
+        blocking(put).await
     }
 
     async fn keep_missed_call(
@@ -302,6 +308,16 @@ impl Deposits {
             Ok(()) => Ok(Kept::MissedCall),
             Err(DepositError::NoSubscriber(_)) => Ok(Kept::Nothing),
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The recording has to be tried again, and to outlive a loss of power until then.
+    async fn stays(&self, path: &Path, failed: &DepositFailed) {
+        self.waits(path, failed);
+        let spooled = path.to_owned();
+        if let Err(error) = blocking(move || spool::sync(&spooled)).await {
+            let error = &error as &dyn std::error::Error;
+            debug!(error, "The recording {} cannot be synced", path.display());
         }
     }
 
@@ -372,11 +388,11 @@ impl Taking {
             return Ok(Kept::Nothing);
         };
         let path = spool.path().to_owned();
-        match blocking(move || spool.finish(end)).await {
+        match self.deposits.disk.run(move || spool.finish(end)).await {
             Ok(finished) => self.deposits.deposit(finished).await,
             Err(failed) => {
                 let failed = failed.into();
-                self.deposits.waits(&path, &failed);
+                self.deposits.stays(&path, &failed).await;
                 Err(failed)
             }
         }

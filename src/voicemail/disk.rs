@@ -2,12 +2,19 @@
 //!
 //! One thread for all of them: a piece of a recording costs its write and nothing else, while handing each to a pool
 //! costs several times as much. A disk that stands still stops all recordings in any case.
+//!
+//! It works in rounds. When everything is done it sleeps a little before it looks again, whatever comes: what comes
+//! meanwhile waits for it, and nobody has to wake a thread for each piece.
 
 use std::io;
 use std::thread;
+use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// Between two rounds.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// The thread, which ends when this is dropped.
 #[derive(Debug)]
@@ -19,7 +26,9 @@ pub(crate) struct Disk {
 impl Disk {
     /// Starts the thread.
     pub(crate) fn start() -> io::Result<Self> {
-        let runtime = Builder::new_current_thread().build()?;
+        let mut runtime = Builder::new_current_thread();
+        // Who wakes the runtime before it is parked makes no system call.
+        let runtime = runtime.on_thread_park(|| thread::sleep(PAUSE)).build()?;
         let handle = runtime.handle().clone();
         let stop = CancellationToken::new();
         let stopped = stop.clone();
@@ -37,7 +46,7 @@ impl Disk {
         &self.handle
     }
 
-    /// Runs `work` there.
+    /// Runs `work` there, in the next round.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,

@@ -4,28 +4,37 @@
 //! log of what is received follows ([`media::recording`](crate::media::recording)). The facts are there
 //! before the first packet, so a file found after a crash is a message; how the recording ended is
 //! written over the same block.
+//!
+//! What is in the spool outlives the process at any moment. It is synced only where it has to stay:
+//! a message that is deposited at once becomes durable there. A file that is no longer needed is
+//! emptied, and the next recording is taken into it: emptying costs less than removing and making.
 
+mod head;
 mod original;
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{
-    Caller, DivertReason, MediaStage, MessageId, Msisdn, Private, RecordingEnd, SetupTimes,
-    SubscriberId, Timestamp,
+    Caller, DivertReason, MediaStage, MessageId, Msisdn, RecordingEnd, SetupTimes, SubscriberId,
+    Timestamp,
 };
 use crate::media::audio::{SAMPLE_RATE, TICK_RATE};
-
-pub(crate) use crate::voicemail::spool::original::Original;
+use crate::voicemail::spool::head::{End, Head};
 
 /// Room for the facts at the head of a spool file.
 const HEAD_BYTES: usize = 4096;
 const EXTENSION: &str = "spool";
+/// What former versions made of a spool file, beside it.
+const FORMER_EXTENSIONS: [&str; 2] = ["wav", "original"];
+/// Empty files that are kept for recordings to come.
+const SPARES: usize = 256;
 /// Held by the one service that uses the directory.
 const LOCK: &str = "lock";
 /// No recording is begun with less free room: what there is belongs to those under way, and to the
@@ -133,18 +142,30 @@ pub(crate) struct Spool {
     file: File,
     path: PathBuf,
     head: Head,
+    /// Where the next piece belongs.
+    end: u64,
 }
 
 /// The spool directory, held for this process until it is dropped.
 #[derive(Debug)]
 pub struct SpoolDir {
     path: PathBuf,
+    files: Mutex<Files>,
     _lock: File,
+}
+
+#[derive(Debug)]
+struct Files {
+    /// Files are numbered. No number is given twice while the directory is held.
+    next: u64,
+    /// The empty ones.
+    spare: Vec<PathBuf>,
 }
 
 impl SpoolDir {
     /// Makes the directory where it is missing, and takes it for this process alone: another one
-    /// would take the recordings of running calls for left behind.
+    /// would take the recordings of running calls for left behind. Files that hold nothing are
+    /// removed.
     pub fn open(path: &Path) -> Result<Self, SpoolError> {
         let failed = |attempted| {
             let path = path.to_owned();
@@ -164,22 +185,46 @@ impl SpoolDir {
         options.write(true).create(true).truncate(false).mode(0o600);
         let lock = options.open(path.join(LOCK)).map_err(failed("written"))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self {
-                path: path.to_owned(),
-                _lock: lock,
-            }),
-            Err(TryLockError::WouldBlock) => Err(SpoolError::InUse {
-                dir: path.to_owned(),
-            }),
-            Err(TryLockError::Error(source)) => Err(failed("locked")(source)),
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(SpoolError::InUse {
+                    dir: path.to_owned(),
+                });
+            }
+            Err(TryLockError::Error(source)) => return Err(failed("locked")(source)),
         }
+        let dir = Self {
+            path: path.to_owned(),
+            files: Mutex::new(Files {
+                next: 1,
+                spare: Vec::new(),
+            }),
+            _lock: lock,
+        };
+        dir.tidy().map_err(failed("tidied"))?;
+        Ok(dir)
     }
 
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
+    /// Removes what holds no recording, and finds the first number that is free.
+    fn tidy(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.path)? {
+            let path = entry?.path();
+            let is = |wanted: &&str| path.extension().is_some_and(|found| found == *wanted);
+            let is_empty = || fs::metadata(&path).map(|file| file.len() == 0);
+            if FORMER_EXTENSIONS.iter().any(|former| is(&former)) || is(&EXTENSION) && is_empty()? {
+                remove_if_there(&path)?;
+            } else if let Some(Ok(number)) = path
+                .file_stem()
+                .map(|stem| stem.to_string_lossy().parse::<u64>())
+            {
+                let mut files = self.files();
+                files.next = files.next.max(number.saturating_add(1));
+            }
+        }
+        Ok(())
     }
 
-    /// The spool files there are, oldest first.
+    /// The recordings there are.
     pub(crate) fn list(&self) -> Result<Vec<PathBuf>, SpoolError> {
         let listed = fs::read_dir(&self.path).and_then(|entries| {
             entries
@@ -198,16 +243,90 @@ impl SpoolDir {
         paths.sort();
         Ok(paths)
     }
-}
 
-/// Whether there is room for another recording in `dir`.
-pub(crate) fn check_room(dir: &Path) -> Result<(), SpoolError> {
-    let disk = rustix::fs::statvfs(dir).map_err(|error| SpoolError::Io {
-        path: dir.to_owned(),
-        attempted: "measured",
-        source: error.into(),
-    })?;
-    judge_room(dir, disk.f_bavail.saturating_mul(disk.f_frsize))
+    /// Whether there is room for another recording.
+    pub(crate) fn check_room(&self) -> Result<(), SpoolError> {
+        let disk = rustix::fs::statvfs(&self.path).map_err(|error| SpoolError::Io {
+            path: self.path.clone(),
+            attempted: "measured",
+            source: error.into(),
+        })?;
+        judge_room(&self.path, disk.f_bavail.saturating_mul(disk.f_frsize))
+    }
+
+    /// Takes a file and writes the facts into it, where there is room for what will follow.
+    pub(crate) fn create(&self, facts: &SpoolFacts) -> Result<Spool, SpoolError> {
+        self.check_room()?;
+        let (path, opened) = self.take();
+        let head = Head::new(facts);
+        let written = opened.and_then(|file| {
+            let written = file.write_all_at(&head.to_block(), 0);
+            if written.is_err() {
+                remove_if_there(&path)?;
+            }
+            written.map(|()| file)
+        });
+        match written {
+            Ok(file) => Ok(Spool {
+                file,
+                path,
+                head,
+                end: HEAD_BYTES as u64,
+            }),
+            Err(source) => Err(SpoolError::Io {
+                path,
+                attempted: "created",
+                source,
+            }),
+        }
+    }
+
+    /// A file that is empty.
+    fn take(&self) -> (PathBuf, io::Result<File>) {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).mode(0o600);
+        loop {
+            let spare = self.files().spare.pop();
+            let Some(path) = spare else { break };
+            match options.open(&path) {
+                // Somebody has tidied up.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                opened => return (path, opened),
+            }
+        }
+        let number = {
+            let mut files = self.files();
+            files.next += 1;
+            files.next - 1
+        };
+        let path = self.path.join(format!("{number:08}.{EXTENSION}"));
+        let opened = options.create_new(true).open(&path);
+        (path, opened)
+    }
+
+    /// What was recorded is no longer needed: the file is emptied, for another recording.
+    pub(crate) fn release(&self, finished: &FinishedSpool) -> Result<(), SpoolError> {
+        let path = &finished.path;
+        let is_wanted = self.files().spare.len() < SPARES;
+        let released = if is_wanted {
+            finished.file.set_len(0)
+        } else {
+            remove_if_there(path)
+        };
+        released.map_err(|source| SpoolError::Io {
+            path: path.clone(),
+            attempted: "emptied",
+            source,
+        })?;
+        if is_wanted {
+            self.files().spare.push(path.clone());
+        }
+        Ok(())
+    }
+
+    fn files(&self) -> MutexGuard<'_, Files> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 fn judge_room(dir: &Path, free: u64) -> Result<(), SpoolError> {
@@ -220,35 +339,16 @@ fn judge_room(dir: &Path, free: u64) -> Result<(), SpoolError> {
     Ok(())
 }
 
-impl Spool {
-    /// Creates the file and writes the facts into it, where there is room for what will follow.
-    pub(crate) fn create(dir: &Path, facts: &SpoolFacts) -> Result<Self, SpoolError> {
-        check_room(dir)?;
-        let path = dir.join(facts.id.to_string()).with_extension(EXTENSION);
-        let head = Head::new(facts);
-        let create = || {
-            let mut options = OpenOptions::new();
-            let mut file = options
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(&path)?;
-            let written = file.write_all(&head.to_block());
-            if written.is_err() {
-                remove_if_there(&path)?;
-            }
-            written.map(|()| file)
-        };
-        match create() {
-            Ok(file) => Ok(Self { file, path, head }),
-            Err(source) => Err(SpoolError::Io {
-                path,
-                attempted: "created",
-                source,
-            }),
-        }
+/// Waits until what is in a spool file, and its name, are on the disk.
+pub(crate) fn sync(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_data()?;
+    match path.parent() {
+        Some(dir) => File::open(dir)?.sync_all(),
+        None => Ok(()),
     }
+}
 
+impl Spool {
     /// Where it lies.
     pub(crate) fn path(&self) -> &Path {
         &self.path
@@ -258,28 +358,20 @@ impl Spool {
     /// perhaps more.
     pub(crate) fn append(&mut self, records: &[u8]) -> Result<(), SpoolError> {
         self.file
-            .write_all(records)
-            .map_err(|source| self.failed("written", source))
+            .write_all_at(records, self.end)
+            .map_err(|source| self.failed("written", source))?;
+        self.end += records.len() as u64;
+        Ok(())
     }
 
-    /// Writes how it ended, and waits until a message is on the disk. Where that fails the file
-    /// keeps what it had, as after a crash.
+    /// Writes how it ended. Where that fails the file keeps what it had, as after a crash.
     pub(crate) fn finish(mut self, end: SpoolEnd) -> Result<FinishedSpool, SpoolError> {
         self.head.end = Some(End::from(end));
-        let written = self
-            .file
-            .write_all_at(&self.head.to_block(), 0)
-            .and_then(|()| {
-                if end.missed.is_some() {
-                    // Nobody spoke: the row that follows at once is durable enough.
-                    return Ok(());
-                }
-                self.file.sync_data()?;
-                sync_dir(&self.path)
-            });
+        let written = self.file.write_all_at(&self.head.to_block(), 0);
         written.map_err(|source| self.failed("finished", source))?;
         let facts = self.head.facts();
         Ok(FinishedSpool {
+            file: Arc::new(self.file),
             facts: facts.expect("what was written as a head is one"),
             path: self.path,
             end,
@@ -300,6 +392,7 @@ impl Spool {
 /// A recording that is over, or was left behind by a crash.
 #[derive(Debug, Clone)]
 pub(crate) struct FinishedSpool {
+    file: Arc<File>,
     pub(crate) path: PathBuf,
     pub(crate) facts: SpoolFacts,
     pub(crate) end: SpoolEnd,
@@ -347,9 +440,10 @@ impl FinishedSpool {
         let not_ours = || SpoolError::NotASpoolFile {
             path: path.to_owned(),
         };
-        let mut file = File::open(path).map_err(fail)?;
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).open(path).map_err(fail)?;
         let mut block = vec![0; HEAD_BYTES];
-        match file.read_exact(&mut block) {
+        match (&file).read_exact(&mut block) {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(not_ours()),
             read => read.map_err(fail)?,
         }
@@ -361,13 +455,14 @@ impl FinishedSpool {
             Some(end) => end.into_spool_end(body),
             None => SpoolEnd {
                 ended_by: RecordingEnd::Interrupted,
-                ticks: body.ticks(file).map_err(fail)?,
+                ticks: body.ticks(&file).map_err(fail)?,
                 missed: None,
                 failed_stage: None,
                 setup: SetupTimes::default(),
             },
         };
         Ok(Self {
+            file: Arc::new(file),
             path: path.to_owned(),
             facts,
             end,
@@ -380,146 +475,12 @@ impl FinishedSpool {
     pub(crate) fn duration(&self) -> Duration {
         Duration::from_micros(self.end.ticks * 1_000 / u64::from(TICK_RATE / 1_000))
     }
-
-    /// Removes the spool file and the file that was made of it, also by the former version.
-    pub(crate) fn remove(&self) -> Result<(), SpoolError> {
-        let made =
-            ["wav", Original::EXTENSION].map(|extension| self.path.with_extension(extension));
-        for path in made.into_iter().chain([self.path.clone()]) {
-            remove_if_there(&path).map_err(|source| SpoolError::Io {
-                path,
-                attempted: "removed",
-                source,
-            })?;
-        }
-        Ok(())
-    }
 }
 
 fn remove_if_there(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         removed => removed,
-    }
-}
-
-fn sync_dir(path: &Path) -> io::Result<()> {
-    match path.parent() {
-        Some(dir) => File::open(dir)?.sync_all(),
-        None => Ok(()),
-    }
-}
-
-/// The head as it stands in the file.
-#[derive(Debug, Serialize, Deserialize)]
-struct Head {
-    aftertone_spool: u8,
-    id: String,
-    subscriber: String,
-    to: String,
-    from: Option<String>,
-    from_name: Option<String>,
-    reason: DivertReason,
-    received_at_ms: i64,
-    end: Option<End>,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct End {
-    ended_by: RecordingEnd,
-    /// In ticks; in the former version, in samples.
-    #[serde(alias = "samples")]
-    ticks: u64,
-    missed: Option<MissedCause>,
-    #[serde(default)]
-    failed_stage: Option<MediaStage>,
-    #[serde(default)]
-    setup: SetupTimes,
-}
-
-impl From<SpoolEnd> for End {
-    fn from(end: SpoolEnd) -> Self {
-        let SpoolEnd {
-            ended_by,
-            ticks,
-            missed,
-            failed_stage,
-            setup,
-        } = end;
-        Self {
-            ended_by,
-            ticks,
-            missed,
-            failed_stage,
-            setup,
-        }
-    }
-}
-
-impl End {
-    fn into_spool_end(self, body: Body) -> SpoolEnd {
-        SpoolEnd {
-            ended_by: self.ended_by,
-            ticks: self.ticks.saturating_mul(body.unit()),
-            missed: self.missed,
-            failed_stage: self.failed_stage,
-            setup: self.setup,
-        }
-    }
-}
-
-impl Head {
-    /// What follows the head is a log since version 2.
-    const VERSION: u8 = 2;
-    /// A display name longer than this is cut, so that the head always fits its block.
-    const NAME_CHARS_MAX: usize = 200;
-
-    fn new(facts: &SpoolFacts) -> Self {
-        let name = facts.caller.name.as_ref();
-        Self {
-            aftertone_spool: Self::VERSION,
-            id: facts.id.to_string(),
-            subscriber: facts.subscriber.to_string(),
-            to: facts.to.e164().to_owned(),
-            from: facts
-                .caller
-                .number
-                .as_ref()
-                .map(|number| number.e164().to_owned()),
-            from_name: name.map(|name| name.0.chars().take(Self::NAME_CHARS_MAX).collect()),
-            reason: facts.reason,
-            received_at_ms: facts.received_at.as_millis(),
-            end: None,
-        }
-    }
-
-    fn facts(&self) -> Option<SpoolFacts> {
-        let number = match &self.from {
-            Some(from) => Some(Msisdn::parse(from).ok()?),
-            None => None,
-        };
-        Some(SpoolFacts {
-            id: self.id.parse().ok()?,
-            subscriber: self.subscriber.parse().ok()?,
-            to: Msisdn::parse(&self.to).ok()?,
-            caller: Caller {
-                number,
-                name: self.from_name.clone().map(Private),
-            },
-            reason: self.reason,
-            received_at: Timestamp::from_millis(self.received_at_ms),
-        })
-    }
-
-    fn to_block(&self) -> Vec<u8> {
-        let mut block = serde_json::to_vec(self).expect("a head of texts and numbers is JSON");
-        assert!(
-            block.len() < HEAD_BYTES,
-            "names are cut so that a head fits its block"
-        );
-        block.resize(HEAD_BYTES - 1, b' ');
-        block.push(b'\n');
-        block
     }
 }
 

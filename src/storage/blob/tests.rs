@@ -1,4 +1,5 @@
-use std::os::unix::fs::MetadataExt;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use super::*;
 use crate::domain::Timestamp;
@@ -111,92 +112,91 @@ async fn deleting_removes_the_file_and_the_folders_it_leaves_empty() {
     }
     blobs.delete("recordings/d/1/x.wav").await.unwrap();
     blobs.delete("recordings/d/1/x.wav").await.unwrap();
-    assert!(!blobs.root.join("recordings/d/1").exists());
+    assert!(!blobs.folders.root.join("recordings/d/1").exists());
     assert_eq!(blobs.get("recordings/d/2/y.wav").await.unwrap(), "audio");
     blobs.delete("recordings/d/2/y.wav").await.unwrap();
-    assert!(blobs.root.exists());
-    assert!(!blobs.root.join("recordings").exists());
+    assert!(blobs.folders.root.exists());
+    assert!(!blobs.folders.root.join("recordings").exists());
+}
+
+/// Stores a recording as a deposit does.
+fn deposit(blobs: &Blobs, id: MessageId, audio: &[u8]) -> Result<(), BlobError> {
+    let mut staged = blobs.stage(id)?;
+    staged.write_all(audio).unwrap();
+    blobs.keep(staged, id, AudioFormat::OggOpus)
 }
 
 #[tokio::test]
-async fn a_file_is_given_a_second_name_and_repeating_it_changes_nothing() {
-    let (dir, blobs) = blobs();
-    let spooled = dir.path().join("spooled");
-    fs::write(&spooled, b"audio").unwrap();
+async fn a_recording_that_is_kept_is_there_and_repeating_it_changes_nothing() {
+    let (_dir, blobs) = blobs();
     let key = Blobs::recording_key(message_id(0), AudioFormat::OggOpus);
-
     for _ in 0..2 {
-        blobs.put_file(&key, &spooled).await.unwrap();
+        deposit(&blobs, message_id(0), b"audio").unwrap();
         assert_eq!(blobs.get(&key).await.unwrap(), "audio");
     }
-    let stored = blobs.root.join(&key);
     assert_eq!(
-        fs::metadata(&stored).unwrap().ino(),
-        fs::metadata(&spooled).unwrap().ino()
+        files_below(&blobs.folders.root),
+        [blobs.folders.root.join(&key)]
     );
-    assert_eq!(files_below(&blobs.root), [stored]);
-
-    fs::remove_file(&spooled).unwrap();
-    assert_eq!(blobs.get(&key).await.unwrap(), "audio");
 }
 
 #[tokio::test]
-async fn a_file_replaces_what_an_earlier_attempt_left() {
-    let (dir, blobs) = blobs();
-    let spooled = dir.path().join("spooled");
-    fs::write(&spooled, b"all of the audio").unwrap();
+async fn a_recording_replaces_what_an_earlier_attempt_left_and_no_other_file() {
+    let (_dir, blobs) = blobs();
+    let key = Blobs::recording_key(message_id(0), AudioFormat::OggOpus);
     blobs
-        .put("recordings/x.wav", Bytes::from_static(b"a part"))
+        .put(&key, Bytes::from_static(b"a part"))
         .await
         .unwrap();
-    fs::write(blobs.root.join("recordings/x.new"), b"left by a crash").unwrap();
+    let stored = blobs.folders.root.join(&key);
+    // The former version gave names of one file to another.
+    let other = blobs.folders.root.join("other");
+    fs::write(&other, b"of another name").unwrap();
+    fs::hard_link(&other, stored.with_extension("new")).unwrap();
 
-    blobs.put_file("recordings/x.wav", &spooled).await.unwrap();
-    assert_eq!(
-        blobs.get("recordings/x.wav").await.unwrap(),
-        "all of the audio"
-    );
-    assert_eq!(files_below(&blobs.root).len(), 1);
+    deposit(&blobs, message_id(0), b"all of the audio").unwrap();
+    assert_eq!(blobs.get(&key).await.unwrap(), "all of the audio");
+    assert_eq!(fs::read(&other).unwrap(), b"of another name");
+    assert_eq!(files_below(&blobs.folders.root).len(), 2);
 }
 
 #[test]
-fn where_no_link_can_be_made_the_file_is_copied() {
-    let dir = tempfile::tempdir().unwrap();
-    let (from, to) = (dir.path().join("from"), dir.path().join("to"));
-    fs::write(&from, vec![3; 300_000]).unwrap();
-    copy(fs::File::open(&from).unwrap(), &to).unwrap();
-    assert_eq!(fs::read(&to).unwrap(), vec![3; 300_000]);
-    assert_eq!(fs::metadata(&to).unwrap().mode() & 0o777, 0o600);
+fn a_recording_that_is_not_kept_leaves_no_piece_behind() {
+    let (_dir, blobs) = blobs();
+    let mut staged = blobs.stage(message_id(0)).unwrap();
+    staged.write_all(b"a part").unwrap();
+    assert_eq!(files_below(&blobs.folders.root).len(), 1);
+    drop(staged);
+    assert!(files_below(&blobs.folders.root).is_empty());
 }
 
-#[tokio::test]
-async fn a_file_that_is_missing_is_an_error_that_names_the_target() {
-    let (dir, blobs) = blobs();
-    let error = blobs
-        .put_file("recordings/x.wav", &dir.path().join("none"))
-        .await
-        .unwrap_err();
-    assert!(error.to_string().contains("recordings/x.wav"), "{error}");
+#[test]
+fn a_recording_that_cannot_be_made_is_an_error_that_names_it() {
+    let (_dir, blobs) = blobs();
+    fs::write(blobs.folders.root.join("recordings"), b"no folder").unwrap();
+    let error = blobs.stage(message_id(0)).unwrap_err();
+    assert!(
+        error.to_string().contains("recordings/1970-01-01/00"),
+        "{error}"
+    );
     assert!(!error.is_disk_full());
-    assert!(files_below(&blobs.root).is_empty());
 }
 
 #[tokio::test]
 async fn nobody_else_may_read_the_files() {
-    let (dir, blobs) = blobs();
-    let spooled = dir.path().join("spooled");
-    fs::write(&spooled, b"audio").unwrap();
+    let (_dir, blobs) = blobs();
     blobs
         .put("greetings/g.wav", Bytes::from_static(b"hello"))
         .await
         .unwrap();
-    blobs.put_file("recordings/r.wav", &spooled).await.unwrap();
+    deposit(&blobs, message_id(0), b"audio").unwrap();
+    let key = Blobs::recording_key(message_id(0), AudioFormat::OggOpus);
 
-    let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
-    assert_eq!(mode(&blobs.root), 0o700);
-    assert_eq!(mode(&blobs.root.join("recordings")), 0o700);
-    assert_eq!(mode(&blobs.root.join("greetings/g.wav")), 0o600);
-    assert_eq!(mode(&blobs.root.join("recordings/r.wav")), 0o600);
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&blobs.folders.root), 0o700);
+    assert_eq!(mode(&blobs.folders.root.join("recordings")), 0o700);
+    assert_eq!(mode(&blobs.folders.root.join("greetings/g.wav")), 0o600);
+    assert_eq!(mode(&blobs.folders.root.join(key)), 0o600);
 }
 
 #[tokio::test]
@@ -210,30 +210,28 @@ async fn no_key_leads_out_of_the_folder() {
 
 #[tokio::test]
 async fn writing_and_deleting_side_by_side_disturb_nobody() {
-    let (dir, blobs) = blobs();
-    let spooled = dir.path().join("spooled");
-    fs::write(&spooled, b"audio").unwrap();
+    let (_dir, blobs) = blobs();
     let tasks = (0..64).map(|n| {
-        let (blobs, spooled) = (blobs.clone(), spooled.clone());
+        let blobs = blobs.clone();
         async move {
             let key = format!("recordings/hour/{n}.wav");
-            blobs.put_file(&key, &spooled).await?;
+            blobs.put(&key, Bytes::from_static(b"audio")).await?;
             blobs.delete(&key).await
         }
     });
     for result in futures_util::future::join_all(tasks).await {
         result.unwrap();
     }
-    assert!(files_below(&blobs.root).is_empty());
+    assert!(files_below(&blobs.folders.root).is_empty());
 }
 
 #[tokio::test]
 async fn ping_leaves_nothing_and_fails_where_the_folder_is_gone() {
     let (_dir, blobs) = blobs();
     blobs.ping().await.unwrap();
-    assert!(files_below(&blobs.root).is_empty());
-    fs::remove_dir_all(&blobs.root).unwrap();
-    fs::write(&*blobs.root, b"a file in its place").unwrap();
+    assert!(files_below(&blobs.folders.root).is_empty());
+    fs::remove_dir_all(&blobs.folders.root).unwrap();
+    fs::write(&blobs.folders.root, b"a file in its place").unwrap();
     assert!(blobs.ping().await.is_err());
 }
 

@@ -1,3 +1,5 @@
+use std::io::Write;
+
 use sqlx::{ConnectOptions, Connection};
 use tempfile::TempDir;
 
@@ -98,8 +100,8 @@ impl Machine {
     }
 
     /// A recording of two seconds, finished in the spool.
-    fn finished(&self, chance: u8) -> FinishedSpool {
-        let mut spool = Spool::create(&self.spool_dir(), &self.facts(chance)).unwrap();
+    fn finished(&self, deposits: &Deposits, chance: u8) -> FinishedSpool {
+        let mut spool = deposits.dir.create(&self.facts(chance)).unwrap();
         spool.append(&said(2 * SECOND).bytes).unwrap();
         spool.finish(hung_up(2 * SECOND)).unwrap()
     }
@@ -155,9 +157,10 @@ impl Machine {
     }
 
     fn assert_empty_spool(&self) {
-        let left = std::fs::read_dir(self.spool_dir()).unwrap();
-        let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
-        assert_eq!(left, ["lock"]);
+        for entry in std::fs::read_dir(self.spool_dir()).unwrap() {
+            let entry = entry.unwrap();
+            assert_eq!(entry.metadata().unwrap().len(), 0, "{entry:?}");
+        }
     }
 }
 
@@ -176,40 +179,46 @@ fn hung_up(ticks: u64) -> SpoolEnd {
 enum Done {
     Finished,
     HalfTheFile,
-    File,
+    WholeFile,
     Blob,
     Row,
-    FileRemoved,
+    Released,
 }
 
 #[tokio::test]
 async fn a_crash_after_any_step_neither_loses_nor_doubles_the_message() {
-    use Done::{Blob, File, FileRemoved, Finished, HalfTheFile, Row};
-    for crash_after in [Finished, HalfTheFile, File, Blob, Row, FileRemoved] {
+    use Done::{Blob, Finished, HalfTheFile, Released, Row, WholeFile};
+    for crash_after in [Finished, HalfTheFile, WholeFile, Blob, Row, Released] {
         let machine = Machine::new().await;
         let before = machine.start();
-        let finished = machine.finished(1);
-        let file = finished.path.with_extension("original");
+        let finished = machine.finished(&before, 1);
+        let id = finished.facts.id;
+        // A crash takes nothing back that was written.
+        let mut staged = std::mem::ManuallyDrop::new(machine.blobs.stage(id).unwrap());
         if crash_after == HalfTheFile {
-            std::fs::write(&file, b"RIFF....WAVE").unwrap();
+            staged.write_all(b"RIFF....WAVE").unwrap();
         }
-        if crash_after >= File {
-            finished.write_original().unwrap();
+        if crash_after >= WholeFile {
+            finished.write_original(&mut *staged).unwrap();
         }
         if crash_after >= Blob {
-            let key = Blobs::recording_key(finished.facts.id, AudioFormat::WavPcma);
-            machine.blobs.put_file(&key, &file).await.unwrap();
+            let staged = std::mem::ManuallyDrop::into_inner(staged);
+            machine
+                .blobs
+                .keep(staged, id, AudioFormat::WavPcma)
+                .unwrap();
         }
         if crash_after >= Row {
             assert_eq!(before.keep_message(&finished).await.unwrap(), Kept::Message);
         }
-        if crash_after >= FileRemoved {
-            std::fs::remove_file(&file).unwrap();
+        if crash_after >= Released {
+            before.dir.release(&finished).unwrap();
         }
         drop(before);
 
         let after = machine.start();
-        assert_eq!(after.waiting(), 1, "{crash_after:?}");
+        let left = usize::from(crash_after < Released);
+        assert_eq!(after.waiting(), left, "{crash_after:?}");
         after.try_all().await;
         machine.assert_one_whole_message(&after).await;
         drop(after);
@@ -223,7 +232,7 @@ async fn a_crash_after_any_step_neither_loses_nor_doubles_the_message() {
 async fn a_message_that_was_deleted_before_the_crash_does_not_come_back() {
     let machine = Machine::new().await;
     let before = machine.start();
-    let finished = machine.finished(1);
+    let finished = machine.finished(&before, 1);
     before.keep_message(&finished).await.unwrap();
     machine
         .storage
@@ -242,7 +251,7 @@ async fn a_message_that_was_deleted_before_the_crash_does_not_come_back() {
 async fn a_crash_in_mid_recording_leaves_a_message_that_was_interrupted() {
     let machine = Machine::new().await;
     let before = machine.start();
-    let mut spool = Spool::create(&machine.spool_dir(), &machine.facts(1)).unwrap();
+    let mut spool = before.dir.create(&machine.facts(1)).unwrap();
     spool.append(&said(2 * SECOND).bytes).unwrap();
     drop(spool);
     drop(before);
@@ -259,8 +268,8 @@ async fn a_crash_in_mid_recording_leaves_a_message_that_was_interrupted() {
 async fn a_crash_before_anything_was_said_leaves_a_missed_call() {
     let machine = Machine::new().await;
     let before = machine.start();
-    drop(Spool::create(&machine.spool_dir(), &machine.facts(1)).unwrap());
-    let mut short = Spool::create(&machine.spool_dir(), &machine.facts(2)).unwrap();
+    drop(before.dir.create(&machine.facts(1)).unwrap());
+    let mut short = before.dir.create(&machine.facts(2)).unwrap();
     short.append(&said(SECOND / 2).bytes).unwrap();
     drop(short);
     drop(before);
@@ -318,9 +327,14 @@ async fn a_recording_waits_while_the_database_fails_and_is_deposited_once_when_i
 async fn a_recording_that_cannot_be_stored_does_not_hold_up_the_others() {
     let machine = Machine::new().await;
     let deposits = machine.start();
-    let (stuck, good) = (machine.finished(1), machine.finished(2));
+    let (stuck, good) = (
+        machine.finished(&deposits, 1),
+        machine.finished(&deposits, 2),
+    );
     // A folder of that name can be neither replaced nor removed as a file.
-    std::fs::create_dir_all(stuck.path.with_extension("original").join("folder")).unwrap();
+    let key = Blobs::recording_key(stuck.facts.id, AudioFormat::WavPcma);
+    let blob = machine.dir.path().join("recordings").join(key);
+    std::fs::create_dir_all(blob.with_extension("new").join("folder")).unwrap();
     let id = good.facts.id;
     drop((stuck, good, deposits));
 
@@ -337,7 +351,7 @@ async fn a_recording_that_cannot_be_stored_does_not_hold_up_the_others() {
 async fn a_recording_of_a_subscriber_who_has_left_goes_with_him() {
     let machine = Machine::new().await;
     let deposits = machine.start();
-    let finished = machine.finished(1);
+    let finished = machine.finished(&deposits, 1);
     machine
         .storage
         .remove_subscriber(machine.subscriber, BEGAN)

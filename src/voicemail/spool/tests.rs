@@ -1,7 +1,7 @@
 use sha2::{Digest, Sha256};
 
 use super::*;
-use crate::domain::AudioFormat;
+use crate::domain::{AudioFormat, Private, StoredAudio};
 use crate::media::audio::Codec;
 use crate::media::recording;
 
@@ -18,6 +18,17 @@ fn facts() -> SpoolFacts {
         reason: DivertReason::Busy,
         received_at: at,
     }
+}
+
+fn spool_in(dir: &Path) -> SpoolDir {
+    SpoolDir::open(dir).unwrap()
+}
+
+/// The file that is kept, and what is told of it.
+fn original(finished: &FinishedSpool) -> (Vec<u8>, StoredAudio) {
+    let mut bytes = Vec::new();
+    let audio = finished.write_original(&mut bytes).unwrap();
+    (bytes, audio)
 }
 
 /// Ticks of a frame of 20 ms.
@@ -50,12 +61,11 @@ fn log(from: u64, codes: &[u8]) -> Vec<u8> {
 #[test]
 fn a_finished_recording_becomes_a_file_of_what_was_received_and_of_its_exact_length() {
     let dir = tempfile::tempdir().unwrap();
-    let mut spool = Spool::create(dir.path(), &facts()).unwrap();
+    let mut spool = spool_in(dir.path()).create(&facts()).unwrap();
     spool.append(&log(0, &[1, 2])).unwrap();
     spool.append(&log(3, &[3])).unwrap();
     let finished = spool.finish(end(3 * FRAME + 60)).unwrap();
-    let Original { path, audio } = finished.write_original().unwrap();
-    let bytes = fs::read(&path).unwrap();
+    let (bytes, audio) = original(&finished);
     assert_eq!(audio.stored_bytes, bytes.len() as u64);
     assert_eq!(audio.sha256, *Sha256::digest(&bytes));
     assert_eq!(audio.format, AudioFormat::WavPcma);
@@ -64,14 +74,75 @@ fn a_finished_recording_becomes_a_file_of_what_was_received_and_of_its_exact_len
     let codes = [[1; 160], [2; 160], [0xD5; 160]].concat();
     assert_eq!(bytes[58..][..480], codes);
     assert_eq!(bytes[58..][480..], [3; 10]);
-    finished.remove().unwrap();
-    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_file_that_is_released_is_empty_at_once_and_holds_nothing_but_the_next_recording() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool_dir = spool_in(dir.path());
+    let mut spool = spool_dir.create(&facts()).unwrap();
+    spool.append(&log(0, &[1; 100])).unwrap();
+    let first = spool.finish(end(100 * FRAME)).unwrap();
+    spool_dir.release(&first).unwrap();
+    assert_eq!(fs::metadata(&first.path).unwrap().len(), 0);
+
+    let mut spool = spool_dir.create(&facts()).unwrap();
+    assert_eq!(spool.path(), first.path);
+    spool.append(&log(0, &[2; 3])).unwrap();
+    drop(spool);
+    let left = FinishedSpool::open(&first.path).unwrap();
+    assert!(!left.was_finished);
+    let (bytes, audio) = original(&left);
+    assert_eq!(audio.samples, 3 * 160);
+    assert_eq!(bytes[58..], [2; 3 * 160]);
+}
+
+#[test]
+fn two_recordings_never_share_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let left = spool_in(dir.path()).create(&facts()).unwrap();
+    let spool_dir = spool_in(dir.path());
+    let spools: Vec<_> = (0..3)
+        .map(|_| spool_dir.create(&facts()).unwrap())
+        .collect();
+    let released = spool_dir.create(&facts()).unwrap().finish(end(0)).unwrap();
+    spool_dir.release(&released).unwrap();
+    let again: Vec<_> = (0..2)
+        .map(|_| spool_dir.create(&facts()).unwrap())
+        .collect();
+    let all = spools.iter().chain(&again).chain([&left]);
+    let paths: std::collections::BTreeSet<_> = all.map(Spool::path).collect();
+    assert_eq!(paths.len(), 6);
+    assert_eq!(spool_dir.list().unwrap().len(), 6);
+}
+
+#[test]
+fn an_empty_file_that_somebody_took_away_is_not_missed() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool_dir = spool_in(dir.path());
+    let finished = spool_dir.create(&facts()).unwrap().finish(end(0)).unwrap();
+    spool_dir.release(&finished).unwrap();
+    fs::remove_file(&finished.path).unwrap();
+    let spool = spool_dir.create(&facts()).unwrap();
+    assert!(FinishedSpool::open(spool.path()).is_ok());
+}
+
+#[test]
+fn what_holds_no_recording_is_gone_with_the_next_start() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["00000007.spool", "x.wav", "x.original"] {
+        fs::write(dir.path().join(name), b"").unwrap();
+    }
+    fs::write(dir.path().join("x.spool"), b"a recording").unwrap();
+    let spool_dir = spool_in(dir.path());
+    assert_eq!(spool_dir.list().unwrap(), [dir.path().join("x.spool")]);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
 }
 
 #[test]
 fn a_recording_of_the_former_version_becomes_a_wav_of_exactly_its_samples() {
     let dir = tempfile::tempdir().unwrap();
-    let spool = Spool::create(dir.path(), &facts()).unwrap();
+    let spool = spool_in(dir.path()).create(&facts()).unwrap();
     let head = String::from_utf8(spool.head.to_block()).unwrap();
     let finished = r#""end":{"ended_by":"hang-up","samples":1500,"missed":null}"#;
     let samples: Vec<u8> = (0..2000_i16).flat_map(i16::to_le_bytes).collect();
@@ -84,9 +155,8 @@ fn a_recording_of_the_former_version_becomes_a_wav_of_exactly_its_samples() {
         fs::write(&spool.path, file).unwrap();
         let left = FinishedSpool::open(&spool.path).unwrap();
         assert_eq!(left.was_finished, end == finished);
-        let Original { path, audio } = left.write_original().unwrap();
+        let (wav, audio) = original(&left);
         assert_eq!((audio.format, audio.samples), (AudioFormat::WavPcm, kept));
-        let wav = fs::read(path).unwrap();
         let mut reader = hound::WavReader::new(&wav[..]).unwrap();
         assert_eq!(reader.spec().sample_rate, 8_000);
         let read: Vec<i16> = reader.samples().map(Result::unwrap).collect();
@@ -98,10 +168,10 @@ fn a_recording_of_the_former_version_becomes_a_wav_of_exactly_its_samples() {
 fn a_recording_left_behind_by_a_crash_keeps_its_facts_and_whole_packets() {
     let dir = tempfile::tempdir().unwrap();
     let facts = facts();
-    let mut spool = Spool::create(dir.path(), &facts).unwrap();
+    let mut spool = spool_in(dir.path()).create(&facts).unwrap();
     spool.append(&log(0, &[1; 10])).unwrap();
     let torn = log(10, &[1]);
-    spool.file.write_all(&torn[..torn.len() - 1]).unwrap();
+    spool.append(&torn[..torn.len() - 1]).unwrap();
     drop(spool);
     let spool_dir = SpoolDir::open(dir.path()).unwrap();
     let [path] = &spool_dir.list().unwrap()[..] else {
@@ -151,22 +221,10 @@ fn no_recording_begins_on_a_disk_that_is_as_good_as_full() {
 }
 
 #[test]
-fn a_file_that_could_not_be_written_leaves_no_piece_behind() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut spool = Spool::create(dir.path(), &facts()).unwrap();
-    spool.append(&log(0, &[3; 50])).unwrap();
-    let finished = spool.finish(end(50 * FRAME)).unwrap();
-    fs::remove_file(&finished.path).unwrap();
-    finished.write_original().unwrap_err();
-    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
-}
-
-#[test]
 fn a_file_cut_short_by_a_full_disk_gives_what_is_there() {
     let dir = tempfile::tempdir().unwrap();
-    let mut spool = Spool::create(dir.path(), &facts()).unwrap();
+    let mut spool = spool_in(dir.path()).create(&facts()).unwrap();
     spool.append(&log(0, &[3; 50])).unwrap();
     let finished = spool.finish(end(80 * FRAME)).unwrap();
-    let original = finished.write_original().unwrap();
-    assert_eq!(original.audio.samples, 50 * 160);
+    assert_eq!(original(&finished).1.samples, 50 * 160);
 }

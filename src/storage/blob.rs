@@ -29,6 +29,9 @@ use crate::storage::conversions::Conversions;
 pub use crate::storage::blob::staged::Staged;
 pub use crate::storage::conversions::{Made, Make};
 
+/// The folder of all recordings.
+const RECORDINGS: &str = "recordings";
+
 /// Why a blob could not be stored, read or deleted.
 #[derive(Debug, thiserror::Error)]
 pub enum BlobError {
@@ -130,7 +133,7 @@ impl Blobs {
         let ms = i64::from_be_bytes([0, 0, a, b, c, d, e, f]);
         let hour = jiff::Timestamp::from_millisecond(ms).unwrap_or(jiff::Timestamp::MAX);
         let hour = hour.strftime("%Y-%m-%d/%H");
-        format!("recordings/{hour}/{id}.{}", format.extension())
+        format!("{RECORDINGS}/{hour}/{id}.{}", format.extension())
     }
 
     /// A new key for a greeting of a subscriber. `chance` tells two uploads at one moment apart, so
@@ -244,6 +247,38 @@ impl Blobs {
         .await
     }
 
+    /// Keys of what lies in the folders of days before that of `moment`, as many as `limit`.
+    pub async fn of_days_before(
+        &self,
+        moment: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<String>, BlobError> {
+        let moment = jiff::Timestamp::from_millisecond(moment.as_millis());
+        let day = moment
+            .unwrap_or(jiff::Timestamp::MIN)
+            .strftime("%Y-%m-%d")
+            .to_string();
+        let (_, path) = self.locate(RECORDINGS)?;
+        self.blocking("list", path, move |_, path| {
+            let mut keys = Vec::new();
+            for before in names_in(path)?.into_iter().filter(|name| *name < day) {
+                for hour in names_in(&path.join(&before))? {
+                    let folder = path.join(&before).join(&hour);
+                    let files = names_in(&folder)?
+                        .into_iter()
+                        .filter(|name| folder.join(name).is_file());
+                    keys.extend(
+                        files
+                            .map(|name| format!("{RECORDINGS}/{before}/{hour}/{name}"))
+                            .take(limit - keys.len()),
+                    );
+                }
+            }
+            Ok(keys)
+        })
+        .await
+    }
+
     /// Proves that files can be written, by writing one and deleting it.
     pub async fn ping(&self) -> Result<(), BlobError> {
         let key = format!("probe-{}", std::process::id());
@@ -260,12 +295,12 @@ impl Blobs {
         locate().map_err(|source| failed("locate", key, source))
     }
 
-    async fn blocking(
+    async fn blocking<T: Send + 'static>(
         &self,
         attempted: &'static str,
         path: PathBuf,
-        work: impl FnOnce(&Folders, &Path) -> io::Result<()> + Send + 'static,
-    ) -> Result<(), BlobError> {
+        work: impl FnOnce(&Folders, &Path) -> io::Result<T> + Send + 'static,
+    ) -> Result<T, BlobError> {
         let (folders, target) = (Arc::clone(&self.folders), path.clone());
         let done = tokio::task::spawn_blocking(move || work(&folders, &target)).await;
         let result = done.unwrap_or_else(|error| Err(error.into()));
@@ -293,6 +328,23 @@ fn failed(attempted: &'static str, key: &str, source: object_store::Error) -> Bl
 fn stem(key: &str) -> &str {
     let name = key.rsplit('/').next().unwrap_or(key);
     name.split('.').next().unwrap_or(name)
+}
+
+/// The names in a folder; none where it is no folder.
+fn names_in(folder: &Path) -> io::Result<Vec<String>> {
+    let entries = match std::fs::read_dir(folder) {
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            return Ok(Vec::new());
+        }
+        entries => entries?,
+    };
+    let names = entries.map(|entry| Ok(entry?.file_name().into_string().ok()));
+    names.filter_map(io::Result::transpose).collect()
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
 //! Deletes what is past its time: messages older than `recording.keep_days`, and recordings whose
-//! rows are gone.
+//! rows are gone or never were.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -108,7 +108,20 @@ impl Retention {
             }
         }
         swept.blobs = self.delete_blobs(now).await?;
+        if self.keep_days > 0 {
+            swept.blobs += self.delete_strays(before).await?;
+        }
         Ok(swept)
+    }
+
+    /// Deletes what is left of days whose messages are all gone. A loss of power between a blob and its
+    /// row leaves a recording that no row will ever name.
+    async fn delete_strays(&self, before: Timestamp) -> Result<u64, SweepError> {
+        let strays = self.blobs.of_days_before(before, BATCH as usize).await?;
+        for key in &strays {
+            self.blobs.delete(key).await?;
+        }
+        Ok(strays.len() as u64)
     }
 
     /// Deletes the recordings and greetings that no row names. One that cannot be deleted does not keep

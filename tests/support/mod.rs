@@ -181,12 +181,17 @@ impl Service {
 
     /// Recordings under way.
     pub fn recordings(&self) -> usize {
-        let files = std::fs::read_dir(self.spool_dir());
-        let files = files.into_iter().flatten().flatten();
-        files
-            .filter(|file| file.path().extension().is_some_and(|it| it == "spool"))
-            .count()
+        recordings_in(&self.spool_dir())
     }
+}
+
+/// Recordings that are in a spool folder: a file that is empty is none.
+pub fn recordings_in(spool: &Path) -> usize {
+    let files = std::fs::read_dir(spool).into_iter().flatten().flatten();
+    files
+        .filter(|file| file.path().extension().is_some_and(|it| it == "spool"))
+        .filter(|file| file.metadata().is_ok_and(|it| it.len() > 0))
+        .count()
 }
 
 /// A configuration on loopback with any ports, a certificate of its own, and the tests' greeting.

@@ -166,3 +166,24 @@ async fn a_recording_that_cannot_be_deleted_does_not_keep_the_others() {
     std::fs::remove_dir_all(&path).unwrap();
     assert_eq!(mailbox.retention(30).sweep().await.unwrap().blobs, 1);
 }
+
+#[tokio::test]
+async fn a_recording_without_a_row_goes_when_its_days_are_over_and_not_before() {
+    let mailbox = Kept::with_messages(&[0, 29]).await;
+    for age in [29, 32] {
+        let id = MessageId::new(BEGAN.plus_millis(-age * DAY_MS), [9; 10]);
+        let key = Blobs::recording_key(id, AudioFormat::OggOpus);
+        mailbox
+            .blobs
+            .put(&key, Bytes::from_static(b"OggS"))
+            .await
+            .unwrap();
+    }
+    let swept = mailbox.retention(30).sweep().await.unwrap();
+    assert_eq!(swept, Swept { rows: 0, blobs: 1 });
+    mailbox.clock.advance_ms(3 * DAY_MS);
+    let swept = mailbox.retention(30).sweep().await.unwrap();
+    assert_eq!(swept, Swept { rows: 1, blobs: 2 });
+    let left = mailbox.retention(0).sweep().await.unwrap();
+    assert_eq!((left, mailbox.messages().await), (Swept::default(), 1));
+}

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, Span, warn};
+use tracing::{Span, warn};
 
 use crate::domain::{Mailbox, MessageId, RecordingEnd};
 use crate::media::Chunk;
@@ -316,7 +316,7 @@ async fn take_message(call: Box<Answered>, limits: Limits, service: &Service) ->
     // The recording starts with the beep, so that a caller who does not wait for it is heard.
     let chunks = talk.record(&limits);
     talk.play(service.prompts.beep()).await;
-    let write = write(chunks, taking).instrument(Span::current());
+    let write = write(chunks, taking, Span::current());
     let writer = service.tasks.spawn_on(write, service.deposits.disk());
     let ended_by = until_it_ends(&mut talk).await;
     let summary = talk.stop_recording().await;
@@ -355,12 +355,12 @@ async fn take_message(call: Box<Answered>, limits: Limits, service: &Service) ->
 }
 
 /// Writes what is recorded into the spool, on the thread that may wait for the disk. Chunks that are not taken end
-/// the recording.
-async fn write(mut chunks: mpsc::Receiver<Chunk>, mut taking: Taking) -> Taking {
+/// the recording. `call` is entered where there is something to tell, not for each chunk.
+async fn write(mut chunks: mpsc::Receiver<Chunk>, mut taking: Taking, call: Span) -> Taking {
     while let Some(chunk) = chunks.recv().await {
         if let Err(error) = taking.append(&chunk) {
             let error = &error as &dyn std::error::Error;
-            warn!(error, "The recording ends: the disk takes no more");
+            call.in_scope(|| warn!(error, "The recording ends: the disk takes no more"));
             break;
         }
     }

@@ -24,8 +24,10 @@ use crate::voicemail::spool::{
     self, FinishedSpool, MissedCause, Spool, SpoolDir, SpoolEnd, SpoolError, SpoolFacts,
 };
 
-/// Recordings encoded and put at once; more wait. The disk is no faster with more.
-const ENCODERS: usize = 4;
+/// Files that are written at once; more wait. No processor is faster with more.
+const WRITERS: usize = 4;
+/// Files that are written or wait for the disk at once. What waits together shares its syncs.
+const STORED_TOGETHER: usize = 32;
 /// Between two tries to deposit what is left in the spool.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
@@ -74,7 +76,8 @@ pub(crate) struct Deposits {
     blobs: Arc<Blobs>,
     dir: Arc<SpoolDir>,
     least_recording: Duration,
-    encoders: Semaphore,
+    writers: Arc<Semaphore>,
+    stored_together: Semaphore,
     disk: Disk,
     /// Spool files to be tried again, and whether the log has told why.
     waiting: Mutex<BTreeMap<PathBuf, bool>>,
@@ -110,7 +113,8 @@ impl Deposits {
             blobs,
             dir: Arc::new(dir),
             least_recording,
-            encoders: Semaphore::new(ENCODERS),
+            writers: Arc::new(Semaphore::new(WRITERS)),
+            stored_together: Semaphore::new(STORED_TOGETHER),
             disk: Disk::start().map_err(SpoolError::Thread)?,
             waiting: Mutex::new(left),
             retry: Notify::new(),
@@ -273,19 +277,19 @@ impl Deposits {
 
     /// Makes a durable file of the recording.
     async fn put_recording(&self, finished: &FinishedSpool) -> Result<StoredAudio, DepositFailed> {
+        const NEVER_CLOSED: &str = "the semaphore is never closed";
+        let _stored = self.stored_together.acquire().await.expect(NEVER_CLOSED);
+        let writers = Arc::clone(&self.writers);
+        let writer = writers.acquire_owned().await.expect(NEVER_CLOSED);
         let (recording, blobs) = (finished.clone(), Arc::clone(&self.blobs));
         let put = move || {
             let id = recording.facts.id;
             let mut staged = blobs.stage(id)?;
             let audio = recording.write_original(&mut staged)?;
+            drop(writer);
             blobs.keep(staged, id, audio.format)?;
             Ok(audio)
         };
-        let _encoder = self
-            .encoders
-            .acquire()
-            .await
-            .expect("the semaphore is never closed");
         blocking(put).await
     }
 

@@ -209,17 +209,20 @@ impl SpoolDir {
     fn tidy(&self) -> io::Result<()> {
         for entry in fs::read_dir(&self.path)? {
             let path = entry?.path();
-            let is = |wanted: &&str| path.extension().is_some_and(|found| found == *wanted);
+            let is = |extension: &str| path.extension().is_some_and(|found| found == extension);
             let is_empty = || fs::metadata(&path).map(|file| file.len() == 0);
-            if FORMER_EXTENSIONS.iter().any(|former| is(&former)) || is(&EXTENSION) && is_empty()? {
+            let is_former = FORMER_EXTENSIONS.into_iter().any(is);
+            if is_former || (is(EXTENSION) && is_empty()?) {
                 remove_if_there(&path)?;
-            } else if let Some(Ok(number)) = path
-                .file_stem()
-                .map(|stem| stem.to_string_lossy().parse::<u64>())
-            {
-                let mut files = self.files();
-                files.next = files.next.max(number.saturating_add(1));
+                continue;
             }
+            let number = path
+                .file_stem()
+                .and_then(|stem| stem.to_str()?.parse::<u64>().ok());
+            let mut files = self.files();
+            files.next = files
+                .next
+                .max(number.map_or(0, |number| number.saturating_add(1)));
         }
         Ok(())
     }

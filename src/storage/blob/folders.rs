@@ -62,22 +62,19 @@ impl Folders {
         if state.failed >= mine {
             return Err(io::Error::other("the folder could not be synced"));
         }
-        if !state.is_linked {
-            let above = folder_path.ancestors().skip(1);
-            for folder in above.take_while(|folder| folder.starts_with(&self.root)) {
-                self.sync(folder)?;
-            }
-            state.is_linked = true;
+        if state.synced >= mine {
+            return Ok(());
         }
-        if state.synced < mine {
-            let given = folder.given.load(Ordering::SeqCst);
-            if let Err(error) = self.sync(folder_path) {
-                state.failed = given;
-                return Err(error);
-            }
-            state.synced = given;
+        let given = folder.given.load(Ordering::SeqCst);
+        let levels = if state.is_linked { 1 } else { usize::MAX };
+        let up = folder_path.ancestors().take(levels);
+        let mut up = up.take_while(|folder| folder.starts_with(&self.root));
+        let synced = up.try_for_each(|folder| self.sync(folder));
+        match synced {
+            Ok(()) => (state.synced, state.is_linked) = (given, true),
+            Err(_) => state.failed = given,
         }
-        Ok(())
+        synced
     }
 
     /// Makes the removal of `path` durable, and removes its folders as far as they are empty now.
@@ -178,7 +175,7 @@ mod tests {
         let [one, two] = ["day/hour/1", "day/hour/2"].map(|name| dir.path().join(name));
         make(&one);
         folders.sync_name(&one).unwrap();
-        assert_eq!(synced(&folders), ["day", "", "day/hour"]);
+        assert_eq!(synced(&folders), ["day/hour", "day", ""]);
         make(&two);
         folders.sync_name(&two).unwrap();
         assert_eq!(synced(&folders), ["day/hour"]);
@@ -191,7 +188,7 @@ mod tests {
         assert_eq!(synced(&folders), [""]);
         make(&two);
         folders.sync_name(&two).unwrap();
-        assert_eq!(synced(&folders), ["day", "", "day/hour"]);
+        assert_eq!(synced(&folders), ["day/hour", "day", ""]);
     }
 
     #[test]
@@ -212,7 +209,7 @@ mod tests {
             }
             drop(under_way);
         });
-        assert_eq!(synced(&folders), ["", "hour"]);
+        assert_eq!(synced(&folders), ["hour", ""]);
     }
 
     #[test]

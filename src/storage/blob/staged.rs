@@ -29,11 +29,11 @@ impl Staged {
             match options.open(&path) {
                 Err(error) if tries == TIDYING_RACES => return Err(error),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    folders::create_for(&path)?
+                    folders::create_for(&path)?;
                 }
                 // An earlier attempt left it. Another name of it may count: it is not written to.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                    remove_if_there(&path)?
+                    remove_if_there(&path)?;
                 }
                 opened => break opened?,
             }

@@ -383,6 +383,34 @@ async fn a_call_that_breaks_off_leaves_its_recording_to_the_next_try() {
 }
 
 #[tokio::test]
+async fn recordings_that_end_together_are_all_deposited_and_their_files_used_again() {
+    let machine = Machine::new().await;
+    let deposits = machine.start();
+    for round in 0..2 {
+        let mut ended = Vec::new();
+        for chance in 0..50 {
+            let facts = machine.facts(50 * round + chance);
+            let mut taking = deposits.begin(facts).await.unwrap();
+            taking.append(&said(2 * SECOND)).unwrap();
+            ended.push(taking.deposit(hung_up(2 * SECOND)));
+        }
+        for kept in futures_util::future::join_all(ended).await {
+            assert_eq!(kept.unwrap(), Kept::Message);
+        }
+        machine.assert_empty_spool();
+        let files = std::fs::read_dir(machine.spool_dir()).unwrap().count();
+        assert_eq!(files, 50 + 1, "and the lock");
+    }
+    let messages = machine.messages().await;
+    assert_eq!(messages.len(), 100);
+    for message in messages {
+        let key = Blobs::recording_key(message.id, message.audio.format);
+        let size = machine.blobs.size(&key).await.unwrap();
+        assert_eq!(size, message.audio.stored_bytes);
+    }
+}
+
+#[tokio::test]
 async fn what_is_no_recording_is_left_alone_and_waits_for_nobody() {
     let machine = Machine::new().await;
     drop(machine.start());

@@ -19,6 +19,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::stream::{BoxStream, StreamExt, TryStreamExt};
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
 use object_store::local::LocalFileSystem;
 use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt};
 
@@ -31,6 +33,8 @@ pub use crate::storage::conversions::{Made, Make};
 
 /// The folder of all recordings.
 const RECORDINGS: &str = "recordings";
+/// How the folder of a day is called.
+const DAY: &str = "%Y-%m-%d";
 
 /// Why a blob could not be stored, read or deleted.
 #[derive(Debug, thiserror::Error)]
@@ -132,8 +136,8 @@ impl Blobs {
         let [a, b, c, d, e, f, ..] = *id.as_bytes();
         let ms = i64::from_be_bytes([0, 0, a, b, c, d, e, f]);
         let hour = jiff::Timestamp::from_millisecond(ms).unwrap_or(jiff::Timestamp::MAX);
-        let hour = hour.strftime("%Y-%m-%d/%H");
-        format!("{RECORDINGS}/{hour}/{id}.{}", format.extension())
+        let (day, hour) = (hour.strftime(DAY), hour.strftime("%H"));
+        format!("{RECORDINGS}/{day}/{hour}/{id}.{}", format.extension())
     }
 
     /// A new key for a greeting of a subscriber. `chance` tells two uploads at one moment apart, so
@@ -247,31 +251,31 @@ impl Blobs {
         .await
     }
 
-    /// Keys of what lies in the folders of days before that of `moment`, as many as `limit`.
+    /// Keys of what lies in the folders of days before that of `moment`, as many as `limit`. What has
+    /// another name than a day was put there by somebody else.
     pub async fn of_days_before(
         &self,
         moment: Timestamp,
         limit: usize,
     ) -> Result<Vec<String>, BlobError> {
         let moment = jiff::Timestamp::from_millisecond(moment.as_millis());
-        let day = moment
-            .unwrap_or(jiff::Timestamp::MIN)
-            .strftime("%Y-%m-%d")
-            .to_string();
+        let moment = moment.unwrap_or(jiff::Timestamp::MIN);
+        let day = TimeZone::UTC.to_datetime(moment).date();
+        let is_before = move |name: &String| {
+            let parsed = Date::strptime(DAY, name);
+            parsed.is_ok_and(|other| other < day && other.strftime(DAY).to_string() == *name)
+        };
         let (_, path) = self.locate(RECORDINGS)?;
         self.blocking("list", path, move |_, path| {
             let mut keys = Vec::new();
-            for before in names_in(path)?.into_iter().filter(|name| *name < day) {
-                for hour in names_in(&path.join(&before))? {
-                    let folder = path.join(&before).join(&hour);
-                    let files = names_in(&folder)?
-                        .into_iter()
-                        .filter(|name| folder.join(name).is_file());
-                    keys.extend(
-                        files
-                            .map(|name| format!("{RECORDINGS}/{before}/{hour}/{name}"))
-                            .take(limit - keys.len()),
-                    );
+            for day in names_in(path)?.into_iter().filter(is_before) {
+                for hour in names_in(&path.join(&day))? {
+                    let folder = path.join(&day).join(&hour);
+                    let files = names_in(&folder)?.into_iter();
+                    let files = files.filter(|name| folder.join(name).is_file());
+                    let room = limit - keys.len();
+                    let found = files.map(|name| format!("{RECORDINGS}/{day}/{hour}/{name}"));
+                    keys.extend(found.take(room));
                 }
             }
             Ok(keys)

@@ -179,6 +179,9 @@ async fn a_recording_without_a_row_goes_when_its_days_are_over_and_not_before() 
             .await
             .unwrap();
     }
+    let of_somebody_else = "recordings/2001 copies/01/a";
+    let put = mailbox.blobs.put(of_somebody_else, Bytes::new());
+    put.await.unwrap();
     let swept = mailbox.retention(30).sweep().await.unwrap();
     assert_eq!(swept, Swept { rows: 0, blobs: 1 });
     mailbox.clock.advance_ms(3 * DAY_MS);
@@ -186,4 +189,5 @@ async fn a_recording_without_a_row_goes_when_its_days_are_over_and_not_before() 
     assert_eq!(swept, Swept { rows: 1, blobs: 2 });
     let left = mailbox.retention(0).sweep().await.unwrap();
     assert_eq!((left, mailbox.messages().await), (Swept::default(), 1));
+    mailbox.blobs.get(of_somebody_else).await.unwrap();
 }

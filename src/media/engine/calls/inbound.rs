@@ -85,6 +85,8 @@ impl Calls {
         }
     }
 
+    /// A packet on which nothing but the call itself can depend waits in its inbox until the call is
+    /// visited. One that finds no room there is taken at once, after those that wait.
     fn media(
         &mut self,
         now: Instant,
@@ -94,40 +96,10 @@ impl Calls {
     ) -> Result<(), Dropped> {
         if !is_rtcp(bytes)
             && let Some(id) = self.demux.settled(socket, from)
+            && self.inboxes[id.index as usize].put(now, from, bytes)
         {
-            self.keep(now, id, from, bytes)
-        } else {
-            self.take_at_once(now, socket, from, bytes)
-        }
-    }
-
-    /// Nothing but the call itself can depend on this packet: it waits until the call is visited.
-    fn keep(
-        &mut self,
-        now: Instant,
-        id: LegId,
-        from: SocketAddr,
-        bytes: &mut [u8],
-    ) -> Result<(), Dropped> {
-        let place = id.index as usize;
-        if self.inboxes[place].put(now, from, bytes) {
             return Ok(());
         }
-        let taken = self.guard(now, id, |_, _| {});
-        if taken.is_none() || self.inboxes[place].put(now, from, bytes) {
-            return Ok(());
-        }
-        let taken = self.guard(now, id, |call, turn| call.take_media(turn, from, bytes));
-        taken.map_or(Ok(()), |taken| taken.received)
-    }
-
-    fn take_at_once(
-        &mut self,
-        now: Instant,
-        socket: u16,
-        from: SocketAddr,
-        bytes: &mut [u8],
-    ) -> Result<(), Dropped> {
         let kind = kind_of(bytes).ok_or(Dropped::Malformed)?;
         let (id, is_guest) = match self.demux.verdict(socket, from, kind) {
             Verdict::Known(id) => (id, false),

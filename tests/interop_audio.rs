@@ -57,6 +57,17 @@ impl Desk {
     fn samples(&self, name: &str) -> (Vec<i16>, u32) {
         read_audio(&fs::read(self.path(name)).unwrap()).unwrap()
     }
+
+    /// What opusdec hears in a file, at 48 kHz.
+    fn decode(&self, opusdec: &Path, file: &str) -> (Vec<i16>, u32) {
+        let heard = self.path("heard.wav");
+        let rate = ["--rate", "48000"];
+        run(
+            opusdec,
+            &[&["--quiet", "--force-wav"], &rate[..], &[file, &heard]].concat(),
+        );
+        self.samples("heard.wav")
+    }
 }
 
 fn tone(rate: u32, ms: u32) -> Vec<i16> {
@@ -132,18 +143,7 @@ fn opusdec_hears_a_recording_to_the_sample() {
     let desk = Desk::new();
     let (file, ticks) = recording();
     let path = desk.put("message.opus", &file);
-    run(
-        &opusdec,
-        &[
-            "--quiet",
-            "--force-wav",
-            "--rate",
-            "48000",
-            &path,
-            &desk.path("heard.wav"),
-        ],
-    );
-    let (heard, rate) = desk.samples("heard.wav");
+    let (heard, rate) = desk.decode(&opusdec, &path);
     assert_is_recording(&heard, rate, ticks);
 }
 
@@ -196,18 +196,7 @@ fn what_is_converted_to_ogg_plays_as_long_and_as_loud() {
         convert::wav_to_ogg(write_wav_at(&samples, rate).as_slice(), &mut file).unwrap();
         let path = desk.put("message.opus", &file);
         run(&opusinfo, &[&path]);
-        run(
-            &opusdec,
-            &[
-                "--quiet",
-                "--force-wav",
-                "--rate",
-                "48000",
-                &path,
-                &desk.path("heard.wav"),
-            ],
-        );
-        let (heard, _) = desk.samples("heard.wav");
+        let (heard, _) = desk.decode(&opusdec, &path);
         assert_eq!(heard.len(), 2_345 * 48);
         assert_tone(&heard[9_600..100_000], 48_000);
     }

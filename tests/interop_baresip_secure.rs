@@ -74,11 +74,7 @@ async fn leaves_a_message(phone: Phone, through: Through, change: impl FnOnce(&m
     service.has_played(&heard);
     let message = inbox.wait_for_messages(1).await.remove(0);
     went_through(&message, through);
-    let said = tone_ms(&inbox.audio(&message).await, VOICE_HZ);
-    assert!(
-        said.abs_diff(VOICE_MS) <= 60,
-        "{said} ms of {VOICE_MS} are in the message"
-    );
+    inbox.assert_voice(&message, VOICE_MS, 60).await;
     service.stop().await;
 }
 

@@ -6,7 +6,7 @@ use aftertone::config::Config;
 use aftertone::sip::Transport;
 use serde_json::json;
 use support::python::{self, VOICE_MS};
-use support::{NUMBER, Service, VOICE_HZ, tone_ms};
+use support::{NUMBER, Service};
 
 async fn leaves_a_message(
     change: impl FnOnce(&mut Config),
@@ -28,11 +28,7 @@ async fn leaves_a_message(
     assert_eq!(*heard.told("refused"), 0);
     let message = inbox.wait_for_messages(1).await.remove(0);
     assert_eq!(message["ended_by"], "hang-up");
-    let said = tone_ms(&inbox.audio(&message).await, VOICE_HZ);
-    assert!(
-        said.abs_diff(VOICE_MS) <= 40,
-        "{said} ms of {VOICE_MS} are in the message"
-    );
+    inbox.assert_voice(&message, VOICE_MS, 40).await;
     service.stop().await;
 }
 

@@ -17,7 +17,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::json;
 use support::sipp::Scenario;
-use support::{Inbox, NUMBER, Service, VOICE_HZ, peers, tone_ms};
+use support::{Inbox, NUMBER, Service, VOICE_HZ, peers};
 
 const VOICE_MS: usize = 2000;
 
@@ -92,11 +92,7 @@ async fn leaves_a_message(profile: &str, suite: &str, key_length: u8) {
     assert_eq!(message["from"], "+4787654321");
     assert_eq!(message["reason"], "busy");
     assert_eq!(message["ended_by"], "hang-up");
-    let said = tone_ms(&inbox.audio(&message).await, VOICE_HZ);
-    assert!(
-        said.abs_diff(VOICE_MS) <= 40,
-        "{said} ms of {VOICE_MS} are in the message"
-    );
+    inbox.assert_voice(&message, VOICE_MS, 40).await;
     service.stop().await;
 }
 

@@ -289,6 +289,15 @@ impl Inbox {
         assert_eq!(status, 200);
         read_wav(&body).unwrap()
     }
+
+    /// So many milliseconds of the caller's voice must be in a message, give or take `within`.
+    pub async fn assert_voice(&self, message: &Value, ms: usize, within: usize) {
+        let said = tone_ms(&self.audio(message).await, VOICE_HZ);
+        assert!(
+            said.abs_diff(ms) <= within,
+            "{said} ms of {ms} are in the message"
+        );
+    }
 }
 
 /// Asks again and again until there is an answer, within [`SOON`].

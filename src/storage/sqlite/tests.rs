@@ -44,7 +44,7 @@ async fn run(connection: &mut SqliteConnection, sql: &'static str) {
     sqlx::query(sql).execute(connection).await.unwrap();
 }
 
-async fn add_alice(storage: &SqliteStorage) -> SubscriberId {
+pub(in crate::storage::sqlite) async fn add_alice(storage: &SqliteStorage) -> SubscriberId {
     let number: Msisdn = "+4711111111".parse().unwrap();
     let alice = NewSubscriber {
         number: number.clone(),

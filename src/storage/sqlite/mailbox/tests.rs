@@ -2,8 +2,9 @@ use sqlx::ConnectOptions;
 use sqlx::sqlite::SqliteConnectOptions;
 
 use crate::domain::{Caller, DivertReason};
+use crate::storage::Storage;
 use crate::storage::sqlite::SqliteStorage;
-use crate::storage::{NewSubscriber, Storage};
+use crate::storage::sqlite::tests::add_alice;
 
 use super::*;
 
@@ -15,16 +16,7 @@ async fn what_the_version_before_wrote_is_a_wav_of_linear_samples_at_8_khz() {
     let path = dir.path().join("test.db");
     let url = format!("sqlite://{}", path.display());
     let storage = SqliteStorage::open(&url).await.unwrap();
-    let number: Msisdn = "+4711111111".parse().unwrap();
-    let new = NewSubscriber {
-        number: number.clone(),
-        name: None,
-        time_zone: "Etc/UTC".into(),
-        language: "en".into(),
-    };
-    storage.add_subscribers(&[new], START).await.unwrap();
-    let alice = storage.subscriber_by_number(&number).await.unwrap();
-    let alice = alice.unwrap().id;
+    let alice = add_alice(&storage).await;
     let id = MessageId::new(START, [1; 10]);
 
     let mut version_before = SqliteConnectOptions::new()
@@ -58,7 +50,7 @@ async fn what_the_version_before_wrote_is_a_wav_of_linear_samples_at_8_khz() {
     let expected = NewMessage {
         id,
         subscriber: alice,
-        to: number,
+        to: "+4711111111".parse().unwrap(),
         caller: Caller::default(),
         reason: DivertReason::Busy,
         received_at: START,

@@ -4,7 +4,6 @@
 //! quietest moment shortly before it and than the quietest moment shortly after it. What is loud
 //! is speech without further question, so a steady tone is; what is next to inaudible never is.
 
-use std::array;
 use std::collections::VecDeque;
 
 use crate::media::audio::FRAME_SAMPLES;
@@ -281,20 +280,25 @@ impl Past {
 /// The mean of the squares of a block of samples less the mean around each: voices stay, hum and
 /// offset do not. As a filter it passes half the amplitude at 150 Hz, and a sixteenth at 50 Hz.
 ///
-/// Eight samples at a time, in lanes that do not wait for each other: this is done for each packet of each call.
+/// This is done for each packet of each call. What depends on the sample before is apart from what can be done for many
+/// samples at a time.
 fn power_of_voice(samples: &[i16; HUM + FRAME_SAMPLES]) -> f32 {
-    let eights = |from: usize| samples[from..][..FRAME_SAMPLES].as_chunks::<LANES>().0;
+    let (leaving, coming) = (&samples[..FRAME_SAMPLES], &samples[HUM..]);
+    let centres = &samples[HUM / 2..][..FRAME_SAMPLES];
+    // It never wraps: it is the sum of so few samples.
     let mut sum: i32 = samples[..HUM].iter().map(|s| i32::from(*s)).sum();
+    let mut around = [0; FRAME_SAMPLES];
+    for ((around, leaving), coming) in around.iter_mut().zip(leaving).zip(coming) {
+        *around = sum;
+        sum = sum.wrapping_add(i32::from(*coming) - i32::from(*leaving));
+    }
     let mut squares = [0.0; LANES];
-    for ((leaving, centre), coming) in eights(0).iter().zip(eights(HUM / 2)).zip(eights(HUM)) {
-        let around: [i32; LANES] = array::from_fn(|lane| {
-            // It never wraps: it is the sum of so few samples.
-            let next = sum.wrapping_add(i32::from(coming[lane]) - i32::from(leaving[lane]));
-            std::mem::replace(&mut sum, next)
-        });
-        let voice = |lane| f32::from(centre[lane]) * HUM as f32 - around[lane] as f32;
-        let voices: [f32; LANES] = array::from_fn(voice);
-        squares = array::from_fn(|lane| squares[lane] + voices[lane] * voices[lane]);
+    let eights = around.as_chunks::<LANES>().0.iter();
+    for (around, centres) in eights.zip(centres.as_chunks::<LANES>().0) {
+        for lane in 0..LANES {
+            let voice = (i32::from(centres[lane]) * HUM as i32 - around[lane]) as f32;
+            squares[lane] += voice * voice;
+        }
     }
     squares.iter().sum::<f32>() / (FRAME_SAMPLES * HUM * HUM) as f32
 }

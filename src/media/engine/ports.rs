@@ -50,6 +50,11 @@ impl Ports {
         })
     }
 
+    /// The socket that calls share.
+    pub(super) fn shared(&self) -> &UdpSocket {
+        &self.sockets[0]
+    }
+
     /// All sockets bound so far, by their numbers.
     pub(super) fn sockets(&self) -> &[UdpSocket] {
         &self.sockets

@@ -3,6 +3,7 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::UdpSocket;
+use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TryRecvError;
 
 use crate::media::demux::LegId;
+use crate::media::demux::SHARED;
 use crate::media::engine::batch::Outgoing;
 use crate::media::engine::batch::RECEIVE_BATCH;
 use crate::media::engine::batch::Receiver;
@@ -38,7 +40,7 @@ use crate::media::session::SLOT;
 const COMMANDS_PER_TURN: usize = 64;
 /// Batches read from one socket in one turn, so that neither the other sockets nor the slots wait.
 const BATCHES_PER_TURN: usize = 8;
-/// Sockets looked at in one turn.
+/// Spare sockets looked at in one turn.
 const READY_PER_TURN: usize = 64;
 /// A frame that is later than this is left out.
 const TOO_LATE: Duration = Duration::from_millis(60);
@@ -69,14 +71,14 @@ impl Waker {
     }
 }
 
-const WAKER: u64 = u64::MAX;
-
 /// One worker, to be run by a thread of its own.
 pub(super) struct Worker {
     ports: Ports,
     v6: bool,
-    poll: OwnedFd,
-    /// Sockets with packets, and the waker.
+    /// Watches the spare sockets. The shared one is read in every turn: a socket that is watched costs
+    /// the system time for each packet that is sent by it, too.
+    spares: OwnedFd,
+    /// Sockets to be read.
     ready: Vec<u64>,
     waker: Arc<Waker>,
     commands: mpsc::Receiver<Command>,
@@ -105,22 +107,12 @@ impl Worker {
         calls: Calls,
         stats: Arc<WorkerStats>,
     ) -> io::Result<Self> {
-        let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        epoll::add(
-            &poll,
-            &waker.0,
-            epoll::EventData::new_u64(WAKER),
-            epoll::EventFlags::IN,
-        )?;
-        for (number, socket) in ports.sockets().iter().enumerate() {
-            watch(&poll, socket, number)?;
-        }
         let v6 = ports.address(0).is_ipv6();
         Ok(Self {
             ports,
             v6,
-            poll,
-            ready: Vec::with_capacity(READY_PER_TURN),
+            spares: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+            ready: Vec::with_capacity(1 + READY_PER_TURN),
             waker,
             commands,
             calls,
@@ -185,7 +177,7 @@ impl Worker {
             let number = self.ports.sockets().len();
             // Where none is to be had, the call may still do without.
             if let Some(socket) = self.ports.bind_spare()
-                && watch(&self.poll, socket, number).is_ok()
+                && watch(&self.spares, socket, number).is_ok()
             {
                 self.calls.add_socket();
             }
@@ -207,7 +199,6 @@ impl Worker {
     /// Waits for commands or the next slot that has calls. Packets do not wake a worker that has
     /// calls: they are read by the batch then, and not one by one as they come.
     fn wait(&mut self) {
-        self.ready.clear();
         let idle = self.calls.is_empty();
         let longest = if self.calls.is_connecting() {
             CONNECTING
@@ -219,11 +210,30 @@ impl Worker {
             (!idle || self.stopping.is_some()).then(|| self.until_next_slot().min(longest));
         // epoll alone counts in milliseconds, which is a whole slot.
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
-        let alarm = if idle { &self.poll } else { &self.waker.0 };
+        let alarms = [
+            self.waker.0.as_fd(),
+            self.spares.as_fd(),
+            self.ports.shared().as_fd(),
+        ];
+        let mut alarms = alarms.map(|alarm| PollFd::from_borrowed_fd(alarm, PollFlags::IN));
+        let alarms = &mut alarms[..if idle { 3 } else { 1 }];
         // An interrupted wait has nothing to tell; the next turn asks again.
-        rustix::event::poll(&mut [PollFd::new(alarm, PollFlags::IN)], timeout.as_ref()).ok();
+        rustix::event::poll(alarms, timeout.as_ref()).ok();
+        if alarms[0].revents().contains(PollFlags::IN) {
+            self.waker.reset();
+        }
+        self.find_ready();
+    }
+
+    fn find_ready(&mut self) {
+        self.ready.clear();
+        self.ready.push(SHARED.into());
+        if self.ports.sockets().len() == 1 {
+            return;
+        }
         let mut events = [const { MaybeUninit::uninit() }; READY_PER_TURN];
-        if let Ok((events, _)) = epoll::wait(&self.poll, &mut events, Some(&Timespec::default())) {
+        if let Ok((events, _)) = epoll::wait(&self.spares, &mut events, Some(&Timespec::default()))
+        {
             self.ready
                 .extend(events.iter().map(|event| event.data.u64()));
         }
@@ -238,10 +248,7 @@ impl Worker {
     fn read_sockets(&mut self) {
         self.behind = false;
         for index in 0..self.ready.len() {
-            match self.ready[index] {
-                WAKER => self.waker.reset(),
-                socket => self.read_socket(socket as usize),
-            }
+            self.read_socket(self.ready[index] as usize);
         }
     }
 

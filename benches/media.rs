@@ -97,7 +97,7 @@ fn voice() -> [u8; 160] {
 /// A leg that records, and where its chunks go: they are thrown away.
 struct Recording {
     leg: Leg,
-    chunks: mpsc::Receiver<aftertone::media::Chunk>,
+    chunks: mpsc::Receiver<Box<aftertone::media::Chunk>>,
     now: Instant,
     frame: u32,
 }

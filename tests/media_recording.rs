@@ -68,7 +68,7 @@ struct Call {
     begun: Instant,
     ms: u64,
     header: Header,
-    chunks: mpsc::Receiver<Chunk>,
+    chunks: mpsc::Receiver<Box<Chunk>>,
     log: Vec<u8>,
 }
 

@@ -86,7 +86,7 @@ struct Sim {
     out: Outbox,
     /// Packets on their way: when they arrive, in order.
     network: Vec<(u64, Vec<u8>)>,
-    chunks: Option<mpsc::Receiver<Chunk>>,
+    chunks: Option<mpsc::Receiver<Box<Chunk>>>,
     samples: Samples,
     recorded: Vec<i16>,
     events: Vec<(u64, MediaEvent)>,

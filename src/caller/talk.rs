@@ -34,7 +34,7 @@ pub(super) struct Talk<'a, F> {
     exchange: Exchange,
     plan: &'a CallPlan,
     log: &'a mut Log<F>,
-    heard: mpsc::Receiver<Chunk>,
+    heard: mpsc::Receiver<Box<Chunk>>,
     cue: CueListener,
     answered_at: Instant,
     /// `None` once the caller has spoken.

@@ -339,11 +339,45 @@ impl Leg {
             clock_ticks: TICK_RATE / clock_rate,
             what,
         };
+        if self.is_recorded_at_once(&arrived) {
+            return self.record_at_once(now, order, &arrived);
+        }
         if !self.hearing.line.put(now, order, &arrived) {
             return Received::Late;
         }
         self.listen(now);
         Received::Taken
+    }
+
+    /// Whether a packet need not wait for others, and nobody but the recording wants it.
+    fn is_recorded_at_once(&self, packet: &Arrived<'_>) -> bool {
+        self.recording.as_ref().is_some_and(Recording::takes_all)
+            && self.hearing.line.is_next(packet)
+    }
+
+    fn record_at_once(&mut self, now: Instant, order: Order, packet: &Arrived<'_>) -> Received {
+        let Some(packet) = self.hearing.line.pass_through(now, order, packet) else {
+            return Received::Late;
+        };
+        let digit = self.hearing.listen_to(&packet, self.hears_digits());
+        if let Some(recording) = &mut self.recording
+            && let Some(end) = recording.advance_with(now, &packet, &mut self.hearing)
+        {
+            self.event(MediaEvent::RecordingEnded(end));
+        }
+        self.heard_digit(now, digit);
+        Received::Taken
+    }
+
+    /// Where telephone-events were agreed on, the same digit must not count twice.
+    fn hears_digits(&self) -> bool {
+        self.params.telephone_event.is_none()
+    }
+
+    fn heard_digit(&mut self, now: Instant, digit: Option<(char, u64)>) {
+        if let Some((digit, at)) = digit {
+            self.digit(now, digit, Way::Tones, Some(at));
+        }
     }
 
     fn kind_of(&self, payload_type: u8) -> Option<Kind> {
@@ -364,14 +398,10 @@ impl Leg {
 
     /// Listens to what has settled, and lets the recording follow.
     fn listen(&mut self, now: Instant) {
-        // Where telephone-events were agreed on, the same digit must not count twice.
-        let by_ear = self.params.telephone_event.is_none();
-        let digit = self.hearing.listen(by_ear);
+        let digit = self.hearing.listen(self.hears_digits());
         self.follow(now);
         self.hearing.forget();
-        if let Some((digit, at)) = digit {
-            self.digit(now, digit, Way::Tones, Some(at));
-        }
+        self.heard_digit(now, digit);
     }
 
     /// Lets the recording follow.

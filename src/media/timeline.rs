@@ -148,15 +148,36 @@ impl Timeline {
         self.interrupted = true;
     }
 
+    /// Whether this packet is the very next and nothing is kept: then it may [`Timeline::pass_through`].
+    pub fn is_next(&self, packet: &Arrived<'_>) -> bool {
+        let number = (self.run, packet.sequence);
+        self.next == Some(number) && !self.interrupted && self.held.is_empty()
+    }
+
+    /// Puts a packet that [`Timeline::is_next`] in its place, where it is heard and forgotten at once.
+    /// `None` if something has been heard there already.
+    pub fn pass_through<'a>(
+        &mut self,
+        now: Instant,
+        order: Order,
+        packet: &Arrived<'a>,
+    ) -> Option<Packet<'a>> {
+        let position = self.find_place(now, order, packet)?;
+        self.is_hearing(position, (self.run, packet.sequence));
+        let packet = Packet {
+            position,
+            lost: 0,
+            what: packet.what,
+        };
+        self.forgotten = self.forgotten.max(packet.end());
+        Some(packet)
+    }
+
     /// Puts a packet in its place: false if that has been heard already.
     pub fn put(&mut self, now: Instant, order: Order, packet: &Arrived<'_>) -> bool {
-        let Some(position) = self.place(now, order, packet) else {
+        let Some(position) = self.find_place(now, order, packet) else {
             return false;
         };
-        if self.is_heard(position, packet.sequence) {
-            return false;
-        }
-        self.end = self.end.max(position + packet.what.ticks());
         let what = Some(packet.what);
         self.held.insert(position, packet.sequence, self.run, what);
         while self.held.size() > MOST_BYTES && self.oldest().is_some() {
@@ -171,6 +192,16 @@ impl Timeline {
         if counts && !self.interrupted && !self.is_heard(self.end, sequence) {
             self.held.insert(self.end, sequence, self.run, None);
         }
+    }
+
+    /// Where a packet belongs, unless that has been heard already.
+    fn find_place(&mut self, now: Instant, order: Order, packet: &Arrived<'_>) -> Option<u64> {
+        let position = self.place(now, order, packet)?;
+        if self.is_heard(position, packet.sequence) {
+            return None;
+        }
+        self.end = self.end.max(position + packet.what.ticks());
+        Some(position)
     }
 
     fn is_heard(&self, position: u64, sequence: u16) -> bool {
@@ -276,19 +307,27 @@ impl Timeline {
                 _ => 0,
             };
             let lost = u8::try_from(missing).unwrap_or(u8::MAX);
-            self.next = Some((entry.run, entry.sequence.wrapping_add(1)));
+            self.next = Some(after(number));
             let late = self.heard.is_some_and(|heard| entry.position < heard.last);
             if late {
                 self.held.drop_waiting();
             } else if self.held.hear(lost) {
-                let first = self.heard.map_or(entry.position, |heard| heard.first);
-                let last = entry.position;
-                self.heard = Some(Heard { first, last });
+                self.is_hearing(entry.position, number);
                 return self.held.newest_heard();
             }
         }
         self.flushing = false;
         None
+    }
+
+    /// What begins here, with this number, is heard now.
+    fn is_hearing(&mut self, position: u64, number: (u8, u16)) {
+        let first = self.heard.map_or(position, |heard| heard.first);
+        self.heard = Some(Heard {
+            first,
+            last: position,
+        });
+        self.next = Some(after(number));
     }
 
     /// The oldest packet that was heard and is still kept.
@@ -314,6 +353,11 @@ impl Timeline {
             self.held.forget_oldest_heard();
         }
     }
+}
+
+/// The number that follows in the same run.
+fn after((run, sequence): (u8, u16)) -> (u8, u16) {
+    (run, sequence.wrapping_add(1))
 }
 
 #[cfg(test)]

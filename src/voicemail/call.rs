@@ -356,7 +356,7 @@ async fn take_message(call: Box<Answered>, limits: Limits, service: &Service) ->
 
 /// Writes what is recorded into the spool, on the thread that may wait for the disk. Chunks that are not taken end
 /// the recording. `call` is entered where there is something to tell, not for each chunk.
-async fn write(mut chunks: mpsc::Receiver<Chunk>, mut taking: Taking, call: Span) -> Taking {
+async fn write(mut chunks: mpsc::Receiver<Box<Chunk>>, mut taking: Taking, call: Span) -> Taking {
     while let Some(chunk) = chunks.recv().await {
         if let Err(error) = taking.append(&chunk) {
             let error = &error as &dyn std::error::Error;

@@ -26,7 +26,7 @@ use crate::voicemail::stages::Stages;
 /// What the caller said so long before the beep is kept, where he was still speaking at the beep.
 const PREROLL: Duration = Duration::from_secs(2);
 /// Recordings go to the spool in pieces of this length; a crash loses the last one.
-const CHUNK: Duration = Duration::from_secs(1);
+const CHUNK: Duration = Duration::from_millis(500);
 /// Ends the recording.
 const END_KEY: char = '#';
 /// Greeting and goodbye together are never longer than this; a call that is, is stuck.
@@ -236,7 +236,7 @@ impl Conversation {
     }
 
     /// Starts the recording.
-    pub(crate) fn record(&mut self, limits: &Limits) -> mpsc::Receiver<Chunk> {
+    pub(crate) fn record(&mut self, limits: &Limits) -> mpsc::Receiver<Box<Chunk>> {
         self.give_up_at += limits.longest;
         self.session.record(RecordLimits {
             max: limits.longest,

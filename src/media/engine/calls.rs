@@ -71,7 +71,7 @@ pub(super) struct Open {
     pub(super) certificate: Option<Arc<Certificate>>,
     pub(super) needs_own_port: bool,
     pub(super) identity: Identity,
-    pub(super) events: mpsc::Sender<MediaEvent>,
+    pub(super) events: mpsc::Sender<Box<MediaEvent>>,
     /// Which call it is, and the address of its socket.
     pub(super) reply: oneshot::Sender<Result<(LegId, SocketAddr), NoPort>>,
 }
@@ -111,7 +111,7 @@ struct Call {
     pace: Pace,
     /// The slot that it was served in last.
     served: u64,
-    events: mpsc::Sender<MediaEvent>,
+    events: mpsc::Sender<Box<MediaEvent>>,
     flush: Option<oneshot::Sender<RecordingSummary>>,
     abandoned: bool,
     /// In this slot the handle is looked for.
@@ -162,7 +162,7 @@ impl Call {
             && let Ok(permit) = self.events.try_reserve()
             && let Some(event) = self.leg.poll_event()
         {
-            permit.send(event);
+            permit.send(Box::new(event));
         }
         if self.flush.is_some()
             && let Some(summary) = self.leg.summary()

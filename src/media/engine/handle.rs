@@ -26,9 +26,11 @@ use crate::media::session::MediaEvent;
 use crate::media::session::RecordLimits;
 use crate::media::session::RecordingSummary;
 
-/// With chunks of one second this holds back at most eight seconds of a slow disk. When it is
+/// With chunks of half a second this holds back at most eight seconds of a slow disk. When it is
 /// full, and what the call itself keeps, some two seconds, is full too, the recording ends.
-pub(super) const CHUNKS_IN_FLIGHT: usize = 8;
+///
+/// A channel takes memory for dozens of entries with its first; so they are pointers, here and for events.
+pub(super) const CHUNKS_IN_FLIGHT: usize = 16;
 
 /// Events that wait for a call to take them. What finds no room waits with the worker.
 pub(super) const EVENTS_IN_FLIGHT: usize = 16;
@@ -83,7 +85,7 @@ pub struct Session {
     local: SocketAddr,
     params: MediaParams,
     certificates: Arc<Certificates>,
-    events: mpsc::Receiver<MediaEvent>,
+    events: mpsc::Receiver<Box<MediaEvent>>,
     pending: VecDeque<LegCommand>,
     /// Samples of the recording that were delivered.
     delivered: Arc<AtomicU64>,
@@ -105,7 +107,7 @@ impl Session {
         local: SocketAddr,
         params: MediaParams,
         certificates: Arc<Certificates>,
-        events: mpsc::Receiver<MediaEvent>,
+        events: mpsc::Receiver<Box<MediaEvent>>,
     ) -> Self {
         Self {
             worker,
@@ -171,7 +173,7 @@ impl Session {
     /// Begins a recording; see [`RecordLimits::preroll`] for where it begins. The chunks end with
     /// `None` when the recording has ended and all were delivered. They are to be taken while it
     /// goes on. A recording that is still going on ends without a summary.
-    pub fn record(&mut self, limits: RecordLimits) -> mpsc::Receiver<Chunk> {
+    pub fn record(&mut self, limits: RecordLimits) -> mpsc::Receiver<Box<Chunk>> {
         let (sender, chunks) = mpsc::channel(CHUNKS_IN_FLIGHT);
         let sink = ChunkSink::new(sender);
         self.delivered = sink.delivered.clone();
@@ -183,7 +185,8 @@ impl Session {
     /// [`MediaEvent::Failed`] it returns that again.
     pub async fn next_event(&mut self) -> MediaEvent {
         self.send_pending().await;
-        self.events.recv().await.unwrap_or(MediaEvent::Failed)
+        let event = self.events.recv().await;
+        event.map_or(MediaEvent::Failed, |event| *event)
     }
 
     /// Ends the recording with the last packet received, if it has not ended before, waits until
@@ -202,14 +205,22 @@ impl Session {
     }
 
     fn command(&mut self, command: LegCommand) {
-        self.pending.push_back(command);
-        while let Some(command) = self.pending.pop_front() {
-            if let Err(command) = self.worker.try_send(Command::Leg(self.id, command)) {
-                if let Command::Leg(_, command) = command {
-                    self.pending.push_front(command);
-                }
-                return;
+        while let Some(first) = self.pending.pop_front() {
+            if let Some(first) = self.try_send(first) {
+                self.pending.push_front(first);
+                return self.pending.push_back(command);
             }
+        }
+        // Nothing is kept where nothing waits.
+        let refused = self.try_send(command);
+        self.pending.extend(refused);
+    }
+
+    /// Gives the command back if the worker's queue is full.
+    fn try_send(&self, command: LegCommand) -> Option<LegCommand> {
+        match self.worker.try_send(Command::Leg(self.id, command)) {
+            Err(Command::Leg(_, command)) => Some(command),
+            _ => None,
         }
     }
 

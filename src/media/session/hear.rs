@@ -11,6 +11,7 @@ use crate::media::jitter::Source;
 use crate::media::rtp::RtpPacket;
 use crate::media::rtp::telephone_event::DigitReceiver;
 use crate::media::session::ear::Ear;
+use crate::media::timeline::Packet;
 use crate::media::timeline::Timeline;
 use crate::media::timeline::ticks_in;
 
@@ -138,16 +139,19 @@ impl Hearing {
     /// Listens to what has settled. `by_ear`: whether digits are to be heard in the audio; one that
     /// is, is told with the position where it began.
     pub(super) fn listen(&mut self, by_ear: bool) -> Option<(char, u64)> {
-        let mut tones = self.tones.as_deref_mut().filter(|_| by_ear);
+        let tones = &mut self.tones.as_deref_mut().filter(|_| by_ear);
         let mut heard = None;
         while let Some(packet) = self.line.hear() {
-            self.ear.listen(&packet, |position, samples| {
-                let digit = tones.as_deref_mut().and_then(|tones| tones.feed(samples));
-                let began = position.saturating_sub(UNNOTICED);
-                heard = heard.or(digit.map(|digit| (digit, began)));
-            });
+            let digit = hear(&mut self.ear, tones, &packet);
+            heard = heard.or(digit);
         }
         heard
+    }
+
+    /// Listens to a packet that has passed through the line.
+    pub(super) fn listen_to(&mut self, packet: &Packet<'_>, by_ear: bool) -> Option<(char, u64)> {
+        let tones = &mut self.tones.as_deref_mut().filter(|_| by_ear);
+        hear(&mut self.ear, tones, packet)
     }
 
     /// Forgets what nobody will want any more: while nobody speaks all but the last moments, else
@@ -164,4 +168,19 @@ impl Hearing {
             self.line.forget_oldest();
         }
     }
+}
+
+/// Hears who speaks in a packet, and a digit if `tones` are listened for.
+fn hear(
+    ear: &mut Ear,
+    tones: &mut Option<&mut DtmfDetector>,
+    packet: &Packet<'_>,
+) -> Option<(char, u64)> {
+    let mut heard = None;
+    ear.listen(packet, |position, samples| {
+        let digit = tones.as_deref_mut().and_then(|tones| tones.feed(samples));
+        let began = position.saturating_sub(UNNOTICED);
+        heard = heard.or(digit.map(|digit| (digit, began)));
+    });
+    heard
 }

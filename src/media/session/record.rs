@@ -15,6 +15,7 @@ use crate::media::recording::Chunk;
 use crate::media::recording::Record;
 use crate::media::session::hear::Hearing;
 use crate::media::session::hear::LEAD;
+use crate::media::timeline::Packet;
 use crate::media::timeline::ticks_in;
 
 /// What is kept after the last word when silence ends the recording.
@@ -29,8 +30,8 @@ const CLOCK_LAG: u64 = TICK_RATE as u64 / 2;
 const SLACK: u64 = 2 * TICK_RATE as u64;
 const SLACK_BYTES: usize = 128 * 1_024;
 
-/// A chunk grows by so many bytes.
-const STEP_BYTES: usize = 2 * 1_024;
+/// A chunk grows by so many bytes: a third of half a second of G.711.
+const STEP_BYTES: usize = 1_536;
 
 /// The longest recording: what a [`Record`] can tell, less a margin.
 const LONGEST: Duration = Duration::from_secs(24 * 3_600);
@@ -62,7 +63,7 @@ impl Default for RecordLimits {
             silence: None,
             end_digit: None,
             preroll: Duration::from_secs(2),
-            chunk: Duration::from_secs(1),
+            chunk: Duration::from_millis(500),
         }
     }
 }
@@ -123,14 +124,14 @@ fn in_ms(ticks: u64) -> u64 {
 #[derive(Debug, Clone)]
 pub struct ChunkSink {
     /// To who writes them.
-    pub chunks: mpsc::Sender<Chunk>,
+    pub chunks: mpsc::Sender<Box<Chunk>>,
     /// Ticks that were delivered, for the case that nothing else is known in the end.
     pub delivered: Arc<AtomicU64>,
 }
 
 impl ChunkSink {
     /// Sends to `chunks`.
-    pub fn new(chunks: mpsc::Sender<Chunk>) -> Self {
+    pub fn new(chunks: mpsc::Sender<Box<Chunk>>) -> Self {
         Self {
             chunks,
             delivered: Arc::default(),
@@ -249,6 +250,26 @@ impl Recording {
         }
         self.find_start(hearing);
         self.take(hearing);
+        self.conclude(now, hearing)
+    }
+
+    /// Whether all that is heard is recorded just as it comes.
+    pub(super) fn takes_all(&self) -> bool {
+        self.start.is_some() && self.stop.is_none()
+    }
+
+    /// Goes on with a packet that was heard and is kept nowhere else.
+    pub(super) fn advance_with(
+        &mut self,
+        now: Instant,
+        packet: &Packet<'_>,
+        hearing: &mut Hearing,
+    ) -> Option<RecordingEnd> {
+        self.keep(packet);
+        self.conclude(now, hearing)
+    }
+
+    fn conclude(&mut self, now: Instant, hearing: &mut Hearing) -> Option<RecordingEnd> {
         let end = self.find_end(now, hearing);
         if let Some((end, at, keep)) = end {
             self.stop(now, Some(end), at, keep, hearing);
@@ -287,6 +308,17 @@ impl Recording {
 
     /// Takes what has been heard into the chunk. Nothing waits in the line while a recording goes on.
     fn take(&mut self, hearing: &mut Hearing) {
+        if self.start.is_none() {
+            return;
+        }
+        while let Some(packet) = hearing.line.oldest() {
+            self.keep(&packet);
+            hearing.line.forget_oldest();
+        }
+    }
+
+    /// Takes a packet into the chunk, if it belongs to the recording.
+    fn keep(&mut self, packet: &Packet<'_>) {
         let Some(start) = self.start else {
             return;
         };
@@ -294,21 +326,19 @@ impl Recording {
             Some(stop) => stop.at,
             None => start.saturating_add(self.limits.max),
         };
-        while let Some(packet) = hearing.line.oldest() {
-            if packet.end() > start && packet.position < until {
-                let record = Record {
-                    at: packet.position.saturating_sub(start),
-                    // What came before the recording is not missing in it.
-                    lost: if self.ticks > 0 { packet.lost } else { 0 },
-                    what: packet.what,
-                };
-                self.make_room(&record);
-                record.write(&mut self.chunk);
-                self.ticks = self.ticks.max(record.end());
-                self.send_if_full();
-            }
-            hearing.line.forget_oldest();
+        if packet.end() <= start || packet.position >= until {
+            return;
         }
+        let record = Record {
+            at: packet.position.saturating_sub(start),
+            // What came before the recording is not missing in it.
+            lost: if self.ticks > 0 { packet.lost } else { 0 },
+            what: packet.what,
+        };
+        self.make_room(&record);
+        record.write(&mut self.chunk);
+        self.ticks = self.ticks.max(record.end());
+        self.send_if_full();
     }
 
     /// A chunk takes memory as it grows: on average it is half full.
@@ -442,10 +472,10 @@ impl Recording {
         let Ok(permit) = sink.chunks.try_reserve() else {
             return false;
         };
-        permit.send(Chunk {
+        permit.send(Box::new(Chunk {
             bytes: std::mem::take(&mut self.chunk),
             ticks: self.ticks,
-        });
+        }));
         sink.delivered.store(self.ticks, Ordering::Relaxed);
         self.delivered = self.ticks;
         true

@@ -62,6 +62,11 @@ pub(super) struct Held {
 }
 
 impl Held {
+    /// Whether there is no packet, heard or waiting.
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     /// Bytes that are in use.
     pub(super) fn size(&self) -> usize {
         self.bytes.len() - self.from + self.entries.len() * size_of::<Entry>()

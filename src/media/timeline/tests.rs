@@ -247,6 +247,17 @@ fn memory_is_taken_as_it_is_needed_and_bounded() {
     assert!(line.line.forgotten() > 1_000 * TICKS);
 }
 
+/// Everything that can be heard, and nothing of it is kept.
+fn drain(line: &mut Timeline, out: &mut Vec<(u64, u8, usize)>) {
+    while let Some(packet) = line.hear() {
+        let What::Audio(_, payload) = packet.what else {
+            panic!("only audio was put in");
+        };
+        out.push((packet.position, packet.lost, payload.len()));
+        line.forget_oldest();
+    }
+}
+
 proptest::proptest! {
     #[test]
     fn no_sequence_of_packets_breaks_the_line(
@@ -283,6 +294,58 @@ proptest::proptest! {
             if number % 3 == 0 {
                 line.forget_oldest();
             }
+        }
+    }
+
+    #[test]
+    fn what_passes_through_is_heard_where_it_would_be_if_it_were_kept(
+        packets in proptest::collection::vec((0..100_u8, 0..40_u8, 1..400_usize), 0..200)
+    ) {
+        let (mut keeping, mut passing) = (Timeline::new(WINDOW), Timeline::new(WINDOW));
+        let (mut kept, mut passed) = (Vec::new(), Vec::new());
+        let (mut now, mut sequence, mut timestamp) = (Instant::now(), 65_500_u16, 5_u32);
+        let mut ways = [0, 0];
+        for (kind, jitter, len) in packets {
+            now += Duration::from_millis(jitter.into());
+            let (order, step) = match kind {
+                0..=93 => (Order::Ahead(1), 1),
+                94 => (Order::Ahead(3), 3),
+                95 => (Order::Ahead(30), 30),
+                96 | 97 => (Order::Reordered, 0),
+                98 => (Order::Restart, 777),
+                _ => (Order::Duplicate, 0),
+            };
+            sequence = sequence.wrapping_add(step);
+            timestamp = timestamp.wrapping_add(160 * u32::from(step));
+            let back = if order == Order::Reordered { 1 } else { 0 };
+            let payload = vec![0xD5; len];
+            let arrived = Arrived {
+                sequence: sequence.wrapping_sub(back),
+                timestamp: timestamp.wrapping_sub(160 * u32::from(back)),
+                clock_ticks: Codec::Pcma.clock_ticks(),
+                what: What::Audio(Codec::Pcma, &payload),
+            };
+            let is_put = keeping.put(now, order, &arrived);
+            drain(&mut keeping, &mut kept);
+            let is_taken = if passing.is_next(&arrived) {
+                ways[0] += 1;
+                let packet = passing.pass_through(now, order, &arrived);
+                passed.extend(packet.map(|packet| (packet.position, packet.lost, len)));
+                packet.is_some()
+            } else {
+                ways[1] += 1;
+                passing.put(now, order, &arrived)
+            };
+            drain(&mut passing, &mut passed);
+            proptest::prop_assert_eq!(is_put, is_taken);
+            proptest::prop_assert_eq!(&kept, &passed);
+            proptest::prop_assert_eq!(
+                (keeping.end(), keeping.forgotten(), keeping.first()),
+                (passing.end(), passing.forgotten(), passing.first())
+            );
+        }
+        if ways[0] + ways[1] > 150 {
+            proptest::prop_assert!(ways[0] > 0 && ways[1] > 0, "{:?}", ways);
         }
     }
 }

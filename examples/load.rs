@@ -93,10 +93,10 @@ pub struct Arguments {
     /// The server [default: `aftertone` beside the folder of this program]
     #[arg(long)]
     binary: Option<PathBuf>,
-    /// Where the server's folder is made [default: the system's folder for temporary files]
+    /// Where the servers' folders are made [default: the system's folder for temporary files]
     #[arg(long)]
     data: Option<PathBuf>,
-    /// Keeps the server's folder
+    /// Keeps the servers' folders
     #[arg(long)]
     keep: bool,
     /// Also tells the CPU time of each of the server's threads
@@ -158,11 +158,14 @@ impl Arguments {
 }
 
 fn main() -> anyhow::Result<ExitCode> {
-    let arguments = Arguments::parse();
+    let mut arguments = Arguments::parse();
     if let Some(Role::Bare(plan)) = &arguments.command {
         bare::run(plan)?;
         return Ok(ExitCode::SUCCESS);
     }
+    let mut place = tempfile::tempdir_in(arguments.data()).context("no folder can be made")?;
+    place.disable_cleanup(arguments.keep);
+    arguments.data = Some(place.path().to_owned());
     println!("{}", Machine::here());
     let mut report = Report::default();
     for phase in &arguments.phases {

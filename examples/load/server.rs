@@ -31,7 +31,7 @@ pub struct Setup<'a> {
 
 pub struct Server {
     child: Child,
-    dir: tempfile::TempDir,
+    folder: Folder,
     pub sip: SocketAddrV4,
     admin: SocketAddr,
     idle_kib: u64,
@@ -60,11 +60,12 @@ impl Cpu {
 impl Server {
     /// Starts it and waits until it takes calls.
     pub fn start(setup: &Setup<'_>) -> anyhow::Result<Self> {
-        let dir = tempfile::tempdir_in(setup.data_parent).context("no folder can be made")?;
-        let config = dir.path().join("aftertone.toml");
-        write_greeting(&dir.path().join("greeting.wav"), setup.greeting_seconds)?;
-        fs::write(&config, configuration(dir.path(), setup.media_workers))?;
-        add_subscribers(setup.binary, dir.path(), &config)?;
+        let folder = Folder::new(setup.data_parent)?;
+        let dir = &folder.0;
+        let config = dir.join("aftertone.toml");
+        write_greeting(&dir.join("greeting.wav"), setup.greeting_seconds)?;
+        fs::write(&config, configuration(dir, setup.media_workers))?;
+        add_subscribers(setup.binary, dir, &config)?;
 
         // A child runs where its parent did when it was started.
         run_on(setup.server_core).context("the server's core cannot be had")?;
@@ -73,7 +74,7 @@ impl Server {
             .arg(&config)
             .env_remove("RUST_LOG")
             .stdout(Stdio::piped())
-            .stderr(File::create(dir.path().join("server.log"))?)
+            .stderr(File::create(dir.join("server.log"))?)
             .spawn()
             .with_context(|| format!("{} cannot be started", setup.binary.display()));
         run_on(setup.load_core).context("the load's core cannot be had")?;
@@ -81,14 +82,14 @@ impl Server {
         let (sip, admin) = match read_addresses(&mut child) {
             Ok(addresses) => addresses,
             Err(error) => {
-                let log = fs::read_to_string(dir.path().join("server.log")).unwrap_or_default();
+                let log = fs::read_to_string(dir.join("server.log")).unwrap_or_default();
                 child.kill().ok();
                 return Err(error.context(log));
             }
         };
         let mut server = Self {
             child,
-            dir,
+            folder,
             sip,
             admin,
             idle_kib: 0,
@@ -99,7 +100,7 @@ impl Server {
     }
 
     pub fn recordings(&self) -> PathBuf {
-        self.dir.path().join("data/recordings")
+        self.folder.0.join("data/recordings")
     }
 
     /// Resident memory before the first call, in KiB.
@@ -175,8 +176,9 @@ impl Server {
         }
         let status = self.child.wait()?;
         if keep {
-            self.dir.disable_cleanup(true);
-            println!("The server's folder is {}", self.dir.path().display());
+            println!("The server's folder is {}", self.folder.0.display());
+        } else {
+            self.folder.empty();
         }
         if !status.success() {
             bail!("the server ended with {status}");
@@ -200,16 +202,16 @@ pub struct BareSetup<'a> {
 /// The bare loop: this program again, in the place of the server.
 pub struct BareServer {
     child: Child,
-    _dir: tempfile::TempDir,
+    folder: Folder,
     pub media: SocketAddrV4,
 }
 
 impl BareServer {
     /// Starts it and waits until it receives.
     pub fn start(setup: &BareSetup<'_>) -> anyhow::Result<Self> {
-        let dir = tempfile::tempdir_in(setup.data_parent).context("no folder can be made")?;
+        let folder = Folder::new(setup.data_parent)?;
         let mut command = Command::new(std::env::current_exe()?);
-        command.arg("bare").arg("--dir").arg(dir.path());
+        command.arg("bare").arg("--dir").arg(&folder.0);
         for (name, value) in [
             ("--calls", setup.calls),
             ("--callers-port", setup.callers_port.into()),
@@ -233,7 +235,7 @@ impl BareServer {
         let media = media.context("the loop ended before it was ready")?;
         Ok(Self {
             child,
-            _dir: dir,
+            folder,
             media,
         })
     }
@@ -248,7 +250,38 @@ impl Drop for BareServer {
     fn drop(&mut self) {
         self.child.kill().ok();
         self.child.wait().ok();
+        self.folder.empty();
     }
+}
+
+/// Where a process under load has its files. They are emptied when it has ended, but deleted with all others when the
+/// program ends: for minutes a file system passes over what has just been deleted whenever it makes a file, and that
+/// is not to be measured.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(parent: &Path) -> anyhow::Result<Self> {
+        let folder = tempfile::tempdir_in(parent).context("no folder can be made")?;
+        Ok(Self(folder.keep()))
+    }
+
+    fn empty(&self) {
+        empty(&self.0).unwrap_or_else(|error| {
+            eprintln!("{} cannot be emptied: {error}", self.0.display());
+        });
+    }
+}
+
+fn empty(folder: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            empty(&entry.path())?;
+        } else if entry.file_type()?.is_file() {
+            File::create(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 impl Drop for Server {

@@ -4,6 +4,7 @@
 //! kept costs a few lines of them here; the call itself is visited once for all that has come since.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 use std::time::Instant;
 
 /// Room for what comes in 100 ms of G.711, and a little more.
@@ -11,50 +12,76 @@ const ROOM: usize = 1_152;
 /// So many packets wait at most.
 const MOST: usize = 12;
 
-/// What waits for one call, all of it from one address.
+/// What waits for one call, all of it from one address. Memory is taken for the first packet, in one
+/// piece, and kept.
 #[derive(Debug, Default)]
-pub(super) struct Inbox {
-    from: Option<SocketAddr>,
-    /// When each packet came, and where it ends among the bytes.
-    arrivals: Vec<(Instant, u16)>,
-    bytes: Vec<u8>,
+pub(super) struct Inbox(Option<Box<Waiting>>);
+
+#[derive(Debug)]
+struct Waiting {
+    from: SocketAddr,
+    /// When the first packet came.
+    since: Instant,
+    count: usize,
+    /// Of each packet: how many nanoseconds later it came, and where it ends among the bytes.
+    after: [u32; MOST],
+    ends: [u16; MOST],
+    bytes: [u8; ROOM],
 }
 
 impl Inbox {
-    /// Keeps a packet; false if it finds no room, or others of another address before it. Memory is
-    /// taken for the first one, and kept.
+    /// Keeps a packet; false if it finds no room, or others of another address before it.
     pub(super) fn put(&mut self, now: Instant, from: SocketAddr, packet: &[u8]) -> bool {
-        let end = self.bytes.len() + packet.len();
-        let is_alien = self.from.is_some_and(|other| other != from);
-        if end > ROOM || self.arrivals.len() == MOST || is_alien {
-            return false;
+        let waiting = self.0.get_or_insert_with(|| {
+            Box::new(Waiting {
+                from,
+                since: now,
+                count: 0,
+                after: [0; MOST],
+                ends: [0; MOST],
+                bytes: [0; ROOM],
+            })
+        });
+        if waiting.count == 0 {
+            (waiting.from, waiting.since) = (from, now);
         }
-        if self.bytes.capacity() == 0 {
-            self.bytes.reserve_exact(ROOM);
-            self.arrivals.reserve_exact(MOST);
-        }
-        self.from = Some(from);
-        self.bytes.extend_from_slice(packet);
-        self.arrivals.push((now, end as u16));
-        true
+        waiting.from == from && waiting.put(now, packet)
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.from.is_none()
+        self.0.as_ref().is_none_or(|waiting| waiting.count == 0)
     }
 
     /// Hands out what waits, in the order in which it came. Each packet may be changed in its place.
     pub(super) fn empty(&mut self, mut take: impl FnMut(Instant, SocketAddr, &mut [u8])) {
-        let Some(from) = self.from.take() else {
+        let Some(waiting) = &mut self.0 else {
             return;
         };
+        let count = std::mem::take(&mut waiting.count);
         let mut begin = 0;
-        for (at, end) in self.arrivals.drain(..) {
-            let end = usize::from(end);
-            take(at, from, &mut self.bytes[begin..end]);
+        for (after, end) in waiting.after.iter().zip(&waiting.ends).take(count) {
+            let end = usize::from(*end);
+            let at = waiting.since + Duration::from_nanos((*after).into());
+            take(at, waiting.from, &mut waiting.bytes[begin..end]);
             begin = end;
         }
-        self.bytes.clear();
+    }
+}
+
+impl Waiting {
+    fn put(&mut self, now: Instant, packet: &[u8]) -> bool {
+        let begin = self.count.checked_sub(1).map_or(0, |last| self.ends[last]);
+        let begin = usize::from(begin);
+        let end = begin + packet.len();
+        if self.count == MOST || end > ROOM {
+            return false;
+        }
+        let after = now.saturating_duration_since(self.since).as_nanos();
+        self.after[self.count] = u32::try_from(after).unwrap_or(u32::MAX);
+        self.ends[self.count] = end as u16;
+        self.bytes[begin..end].copy_from_slice(packet);
+        self.count += 1;
+        true
     }
 }
 
@@ -64,8 +91,6 @@ impl Inbox {
     reason = "virtual time begins at some moment"
 )]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn address(port: u16) -> SocketAddr {

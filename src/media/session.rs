@@ -360,11 +360,7 @@ impl Leg {
             return Received::Late;
         };
         let digit = self.hearing.listen_to(&packet, self.hears_digits());
-        if let Some(recording) = &mut self.recording
-            && let Some(end) = recording.advance_with(now, &packet, &mut self.hearing)
-        {
-            self.event(MediaEvent::RecordingEnded(end));
-        }
+        self.follow(|recording, hearing| recording.advance_with(now, &packet, hearing));
         self.heard_digit(now, digit);
         Received::Taken
     }
@@ -399,15 +395,15 @@ impl Leg {
     /// Listens to what has settled, and lets the recording follow.
     fn listen(&mut self, now: Instant) {
         let digit = self.hearing.listen(self.hears_digits());
-        self.follow(now);
+        self.follow(|recording, hearing| recording.advance(now, hearing));
         self.hearing.forget();
         self.heard_digit(now, digit);
     }
 
-    /// Lets the recording follow.
-    fn follow(&mut self, now: Instant) {
+    /// Lets the recording go on, and tells if it has ended by this.
+    fn follow(&mut self, go_on: impl FnOnce(&mut Recording, &mut Hearing) -> Option<RecordingEnd>) {
         if let Some(recording) = &mut self.recording
-            && let Some(end) = recording.advance(now, &mut self.hearing)
+            && let Some(end) = go_on(recording, &mut self.hearing)
         {
             self.event(MediaEvent::RecordingEnded(end));
         }
@@ -532,7 +528,7 @@ impl Leg {
 
     fn by_the_clock(&mut self, now: Instant) {
         self.check_timeouts(now);
-        self.follow(now);
+        self.follow(|recording, hearing| recording.advance(now, hearing));
     }
 
     fn check_timeouts(&mut self, now: Instant) {

@@ -308,7 +308,8 @@ fn write_new(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> io
     Made::of(file)
 }
 
-fn remove_if_there(path: &Path) -> io::Result<()> {
+/// Removes a file; it need not be there.
+pub(crate) fn remove_if_there(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),

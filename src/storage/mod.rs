@@ -17,6 +17,7 @@ use crate::domain::{
 };
 use crate::storage::changes::Changes;
 
+pub(crate) use crate::storage::conversions::remove_if_there;
 pub use crate::storage::enrolment::{
     DepartureProgress, Enrolled, NewEnrolment, NewSession, RegistrationChange, SealGrant,
 };

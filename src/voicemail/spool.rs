@@ -26,6 +26,7 @@ use crate::domain::{
     Timestamp,
 };
 use crate::media::audio::{SAMPLE_RATE, TICK_RATE};
+use crate::storage::remove_if_there;
 use crate::voicemail::spool::head::{End, Head};
 
 /// Room for the facts at the head of a spool file.
@@ -477,13 +478,6 @@ impl FinishedSpool {
     /// Length of the message.
     pub(crate) fn duration(&self) -> Duration {
         Duration::from_micros(self.end.ticks * 1_000 / u64::from(TICK_RATE / 1_000))
-    }
-}
-
-fn remove_if_there(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        removed => removed,
     }
 }
 

@@ -6,6 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::storage::blob::folders::{self, Folders};
+use crate::storage::conversions::remove_if_there;
 
 /// How often a folder that has been made may be empty, and so tidied away, before it is used.
 const TIDYING_RACES: u32 = 10;
@@ -71,12 +72,5 @@ impl Drop for Staged {
             // A piece of it would only take room from others; the next attempt begins anew.
             drop(remove_if_there(&self.path));
         }
-    }
-}
-
-fn remove_if_there(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
     }
 }

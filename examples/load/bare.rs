@@ -25,7 +25,7 @@ use crate::wire::{internet_address, zeroed};
 const RECEIVE_BATCH: usize = 64;
 const SEND_BATCH: usize = 256;
 const SLOTS: usize = 10;
-const CHUNK: usize = 50 * FRAME;
+const CHUNK: usize = 25 * FRAME;
 const BUFFER: usize = 32 << 20;
 const HEADER: usize = 12;
 /// What a database writes at least for a row: a page.

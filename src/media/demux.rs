@@ -13,6 +13,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 use std::time::Instant;
 
+use crate::media::demux::hash::AddressMap;
 use crate::media::demux::hash::Map;
 use crate::media::sdp::Keying;
 use crate::media::sdp::MediaParams;
@@ -80,7 +81,7 @@ pub struct Demux {
     free: VecDeque<(Option<Instant>, u16)>,
     calls: Map<LegId, Call>,
     /// Addresses of the shared socket's calls.
-    addresses: Map<SocketAddr, Address>,
+    addresses: AddressMap<Address>,
     /// Calls of the shared socket that wait for their first packet.
     waiting: Map<IpAddr, Vec<LegId>>,
     /// Our user fragments in ICE, of all sockets.
@@ -159,7 +160,7 @@ impl Demux {
             owners: Vec::new(),
             free: VecDeque::new(),
             calls: Map::default(),
-            addresses: Map::default(),
+            addresses: AddressMap::default(),
             waiting: Map::default(),
             fragments: Map::default(),
             closed: Map::default(),
@@ -237,7 +238,7 @@ impl Demux {
     /// Whether another call, live or just closed, uses an address of this one on the shared socket.
     fn is_any_taken(&self, params: &MediaParams) -> bool {
         let is_taken = |address: &SocketAddr| {
-            self.addresses.contains_key(address) || self.closed.contains_key(&(SHARED, *address))
+            self.addresses.get(address).is_some() || self.closed.contains_key(&(SHARED, *address))
         };
         let candidates = params.ice.iter().flat_map(|ice| &ice.remote_candidates);
         let mut candidates = candidates.map(|candidate| &candidate.address);
@@ -258,7 +259,9 @@ impl Demux {
         for address in call.addresses() {
             let latches = call.told[0] == Some(address) && call.latched != Some(address);
             let entry = Address { id, latches };
-            self.addresses.entry(address).or_insert(entry);
+            if self.addresses.get(&address).is_none() {
+                self.addresses.insert(address, entry);
+            }
         }
         if let (Some(media), None, None) = (call.told[0], call.latched, &call.fragments) {
             self.waiting.entry(media.ip()).or_default().push(id);

@@ -3,11 +3,76 @@
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
+use std::hash::Hash;
 use std::hash::Hasher;
 use std::hash::RandomState;
+use std::net::SocketAddr;
+use std::net::SocketAddrV4;
+use std::net::SocketAddrV6;
 
 /// A map with this hash.
 pub(super) type Map<K, V> = HashMap<K, V, Keyed>;
+
+/// A map of socket addresses. Those of IPv4 take six bytes in it, not thirty-two: more of them find
+/// room in the caches.
+#[derive(Debug)]
+pub(super) struct AddressMap<V> {
+    v4: Map<V4, V>,
+    v6: Map<SocketAddrV6, V>,
+}
+
+/// An address of IPv4, hashed as one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct V4(SocketAddrV4);
+
+impl Hash for V4 {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let (ip, port) = (self.0.ip().to_bits(), self.0.port());
+        state.write_u64(u64::from(ip) << 16 | u64::from(port));
+    }
+}
+
+impl<V> Default for AddressMap<V> {
+    fn default() -> Self {
+        Self {
+            v4: Map::default(),
+            v6: Map::default(),
+        }
+    }
+}
+
+impl<V> AddressMap<V> {
+    pub(super) fn get(&self, address: &SocketAddr) -> Option<&V> {
+        match address {
+            SocketAddr::V4(address) => self.v4.get(&V4(*address)),
+            SocketAddr::V6(address) => self.v6.get(address),
+        }
+    }
+
+    pub(super) fn insert(&mut self, address: SocketAddr, value: V) {
+        match address {
+            SocketAddr::V4(address) => self.v4.insert(V4(address), value),
+            SocketAddr::V6(address) => self.v6.insert(address, value),
+        };
+    }
+
+    pub(super) fn remove(&mut self, address: &SocketAddr) {
+        match address {
+            SocketAddr::V4(address) => self.v4.remove(&V4(*address)),
+            SocketAddr::V6(address) => self.v6.remove(address),
+        };
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.v4.len() + self.v6.len()
+    }
+}
 
 /// Makes hashers with a key of their own: who does not know it cannot choose addresses that collide.
 #[derive(Debug, Clone)]

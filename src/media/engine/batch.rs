@@ -146,6 +146,13 @@ impl Receiver {
         let bytes = buffer.get_mut(..header.msg_len as usize)?;
         Some((read_address(self.addresses.get(index)?)?, bytes))
     }
+
+    /// What datagram `index` holds, as far as there was room for it.
+    pub(super) fn bytes(&self, index: usize) -> &[u8] {
+        let bytes = self.buffers.get(index).zip(self.headers.get(index));
+        let bytes = bytes.and_then(|(buffer, header)| buffer.get(..header.msg_len as usize));
+        bytes.unwrap_or_default()
+    }
 }
 
 impl Sender {

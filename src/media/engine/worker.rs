@@ -30,7 +30,6 @@ use crate::media::engine::calls::Open;
 use crate::media::engine::pace::SLOTS;
 use crate::media::engine::pace::STEP;
 use crate::media::engine::ports::Ports;
-use crate::media::engine::stats::Dropped;
 use crate::media::engine::stats::WorkerStats;
 use crate::media::session::Outbox;
 use crate::media::session::PACKETS_PER_SLOT;
@@ -264,12 +263,8 @@ impl Worker {
             };
             let now = now();
             self.stats.received.add(received as u64);
-            for nth in 0..received {
-                match self.receiver.datagram(nth) {
-                    Some((from, bytes)) => self.calls.datagram(now, index as u16, from, bytes),
-                    None => self.stats.drop_packet(Dropped::Malformed),
-                }
-            }
+            self.calls
+                .datagrams(now, index as u16, &mut self.receiver, received);
             self.send_control();
             if received < RECEIVE_BATCH {
                 return;

@@ -6,6 +6,8 @@ use std::time::Instant;
 use crate::media::demux::Kind;
 use crate::media::demux::LegId;
 use crate::media::demux::Verdict;
+use crate::media::engine::batch::RECEIVE_BATCH;
+use crate::media::engine::batch::Receiver;
 use crate::media::engine::calls::Call;
 use crate::media::engine::calls::Calls;
 use crate::media::engine::stats::Dropped;
@@ -66,6 +68,45 @@ impl Call {
 }
 
 impl Calls {
+    /// Gives a batch of datagrams to the calls that they belong to. What tells a packet's call has
+    /// long left the caches when the packet comes, so it is looked up for all of them first: the
+    /// waits for memory overlap.
+    pub(in crate::media::engine) fn datagrams(
+        &mut self,
+        now: Instant,
+        socket: u16,
+        batch: &mut Receiver,
+        count: usize,
+    ) {
+        let mut senders = [None; RECEIVE_BATCH];
+        for (nth, sender) in senders.iter_mut().enumerate().take(count) {
+            let datagram = batch.datagram(nth);
+            *sender = datagram.filter(|(_, bytes)| is_rtp(bytes)).map(|it| it.0);
+        }
+        let mut homes = [None; RECEIVE_BATCH];
+        for (sender, home) in senders.iter().zip(&mut homes) {
+            *home = sender.and_then(|from| self.demux.settled(socket, from));
+        }
+        for home in homes.iter().flatten() {
+            self.inboxes[home.index as usize].fetch();
+        }
+        let mut holds = true;
+        for (nth, (sender, home)) in senders.iter().zip(homes).enumerate().take(count) {
+            if holds
+                && let (Some(from), Some(home)) = (sender, home)
+                && self.inboxes[home.index as usize].put(now, from, batch.bytes(nth))
+            {
+                continue;
+            }
+            // This may change where others belong.
+            holds = false;
+            match batch.datagram(nth) {
+                Some((from, bytes)) => self.datagram(now, socket, from, bytes),
+                None => self.stats.drop_packet(Dropped::Malformed),
+            }
+        }
+    }
+
     /// Gives a datagram to the call that it belongs to.
     pub(in crate::media::engine) fn datagram(
         &mut self,
@@ -96,7 +137,7 @@ impl Calls {
     ) -> Result<(), Dropped> {
         if !is_rtcp(bytes)
             && let Some(id) = self.demux.settled(socket, from)
-            && self.inboxes[id.index as usize].put(now, from, bytes)
+            && self.inboxes[id.index as usize].put(now, &from, bytes)
         {
             return Ok(());
         }
@@ -201,6 +242,11 @@ impl Calls {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether a datagram is a packet of media, on which nothing but its call can depend.
+fn is_rtp(bytes: &[u8]) -> bool {
+    Protocol::of(bytes) == Some(Protocol::Rtp) && !is_rtcp(bytes)
 }
 
 /// What of a packet of media helps to tell its call. Its padding is not looked at: it may be

@@ -135,6 +135,18 @@ impl Receiver {
         usize::try_from(received).map_err(|_| io::Error::last_os_error())
     }
 
+    /// As if these had been received, for tests.
+    #[cfg(test)]
+    pub(super) fn holding(datagrams: &[(SocketAddr, &[u8])]) -> Self {
+        let mut receiver = Self::new();
+        for (index, (from, bytes)) in datagrams.iter().enumerate() {
+            write_address(*from, false, &mut receiver.addresses[index]);
+            receiver.buffers[index][..bytes.len()].copy_from_slice(bytes);
+            receiver.headers[index].msg_len = bytes.len() as u32;
+        }
+        receiver
+    }
+
     /// Datagram `index` of the last batch, and where it came from. `None` if it was longer than
     /// the buffer or its address is of no kind known here.
     pub(super) fn datagram(&mut self, index: usize) -> Option<(SocketAddr, &mut [u8])> {

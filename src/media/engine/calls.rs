@@ -587,3 +587,10 @@ impl Calls {
         }
     }
 }
+
+#[cfg(test)]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "virtual time begins at some moment"
+)]
+mod tests;

@@ -68,9 +68,12 @@ impl Call {
 }
 
 impl Calls {
-    /// Gives a batch of datagrams to the calls that they belong to. What tells a packet's call has
-    /// long left the caches when the packet comes, so it is looked up for all of them first: the
-    /// waits for memory overlap.
+    /// Gives a batch of datagrams to the calls that they belong to. One on which nothing
+    /// but the call itself can depend waits in its inbox until the call is visited; one that finds no
+    /// room there is taken at once, after those that wait.
+    ///
+    /// What tells a packet's call has long left the caches when the packet comes, so it is looked up
+    /// for all of them first: the waits for memory overlap.
     pub(in crate::media::engine) fn datagrams(
         &mut self,
         now: Instant,
@@ -92,13 +95,17 @@ impl Calls {
         }
         let mut holds = true;
         for (nth, (sender, home)) in senders.iter().zip(homes).enumerate().take(count) {
-            if holds
-                && let (Some(from), Some(home)) = (sender, home)
+            let home = if holds {
+                home
+            } else {
+                sender.and_then(|from| self.demux.settled(socket, from))
+            };
+            if let (Some(from), Some(home)) = (sender, home)
                 && self.inboxes[home.index as usize].put(now, from, batch.bytes(nth))
             {
                 continue;
             }
-            // This may change where others belong.
+            // What becomes of this one may change where others belong.
             holds = false;
             match batch.datagram(nth) {
                 Some((from, bytes)) => self.datagram(now, socket, from, bytes),
@@ -107,7 +114,7 @@ impl Calls {
         }
     }
 
-    /// Gives a datagram to the call that it belongs to.
+    /// Gives a datagram to the call that it belongs to, which takes it at once.
     pub(in crate::media::engine) fn datagram(
         &mut self,
         now: Instant,
@@ -126,8 +133,6 @@ impl Calls {
         }
     }
 
-    /// A packet on which nothing but the call itself can depend waits in its inbox until the call is
-    /// visited. One that finds no room there is taken at once, after those that wait.
     fn media(
         &mut self,
         now: Instant,
@@ -135,12 +140,6 @@ impl Calls {
         from: SocketAddr,
         bytes: &mut [u8],
     ) -> Result<(), Dropped> {
-        if !is_rtcp(bytes)
-            && let Some(id) = self.demux.settled(socket, from)
-            && self.inboxes[id.index as usize].put(now, &from, bytes)
-        {
-            return Ok(());
-        }
         let kind = kind_of(bytes).ok_or(Dropped::Malformed)?;
         let (id, is_guest) = match self.demux.verdict(socket, from, kind) {
             Verdict::Known(id) => (id, false),

@@ -1,0 +1,146 @@
+//! The calls of a worker without sockets, in virtual time.
+
+use rand::SeedableRng;
+
+use super::*;
+use crate::media::audio::Codec;
+use crate::media::engine::Config;
+use crate::media::engine::batch::Receiver;
+use crate::media::engine::stats::Dropped;
+use crate::media::engine::stats::Stats;
+use crate::media::rtp::Header;
+use crate::media::sdp::Direction;
+use crate::media::sdp::Keying;
+
+const AUDIO: u8 = 8;
+const EVENTS: u8 = 101;
+
+/// A worker's calls, and what it would keep beside them.
+struct Worker {
+    calls: Calls,
+    stats: Arc<WorkerStats>,
+    now: Instant,
+    slot: u64,
+    sequence: u16,
+}
+
+/// A call, and what it tells.
+struct Opened {
+    id: LegId,
+    _told: mpsc::Receiver<Box<MediaEvent>>,
+}
+
+fn params(remote: SocketAddr) -> MediaParams {
+    MediaParams {
+        remote: Some(remote),
+        remote_rtcp: Some(remote),
+        rtcp_mux: true,
+        codec: Codec::Pcma,
+        payload_type: AUDIO,
+        telephone_event: Some(EVENTS),
+        telephone_event_clock: 8_000,
+        comfort_noise: None,
+        direction: Direction::SendRecv,
+        ptime_ms: 20,
+        keying: Keying::Plain,
+        ice: None,
+    }
+}
+
+fn peer(port: u16) -> SocketAddr {
+    ([192, 0, 2, 1], port).into()
+}
+
+impl Worker {
+    fn new() -> Self {
+        let stats = Arc::new(WorkerStats::default());
+        let settings = Config::default().settings();
+        let random = StdRng::from_seed([1; 32]);
+        Self {
+            calls: Calls::new(settings, 0, stats.clone(), true, random),
+            stats,
+            now: Instant::now(),
+            slot: SLOTS as u64,
+            sequence: 0,
+        }
+    }
+
+    fn open(&mut self, remote: SocketAddr) -> Opened {
+        let (events, told) = mpsc::channel(16);
+        let (reply, mut opened) = oneshot::channel();
+        let identity = Identity {
+            ssrc: 1,
+            sequence: 1,
+            timestamp: 1,
+            cname: "us".to_owned(),
+            seed: 1,
+            epoch: self.now,
+        };
+        let open = Open {
+            params: params(remote),
+            certificate: None,
+            needs_own_port: false,
+            identity,
+            events,
+            reply,
+        };
+        let ours = ([192, 0, 2, 9], 5_000).into();
+        self.calls.open(self.now, self.slot, open, |_| ours);
+        let (id, _) = opened.try_recv().unwrap().unwrap();
+        Opened { id, _told: told }
+    }
+
+    /// The next packet of the only stream there is.
+    fn packet(&mut self, payload_type: u8, payload: &[u8]) -> Vec<u8> {
+        self.sequence += 1;
+        let header = Header {
+            payload_type,
+            marker: false,
+            sequence: self.sequence,
+            timestamp: 160 * u32::from(self.sequence),
+            ssrc: 9,
+        };
+        [&header.to_bytes(), payload].concat()
+    }
+
+    fn speech(&mut self) -> Vec<u8> {
+        self.packet(AUDIO, &[0xD5; 160])
+    }
+
+    /// All of it comes at once.
+    fn receive(&mut self, datagrams: &[(SocketAddr, &[u8])]) {
+        let mut batch = Receiver::holding(datagrams);
+        self.calls
+            .datagrams(self.now, 0, &mut batch, datagrams.len());
+    }
+
+    fn dropped(&self, why: Dropped) -> u64 {
+        Stats::sum(&std::iter::once(self.stats.as_ref())).dropped(why)
+    }
+
+    fn command(&mut self, call: &Opened, command: LegCommand) {
+        self.calls.command(self.now, self.slot, call.id, command);
+    }
+
+    fn waits(&self, call: &Opened) -> bool {
+        !self.calls.inboxes[call.id.index as usize].is_empty()
+    }
+}
+
+/// The call has moved with its last offer. Until the first packet comes from the new address those
+/// from the old one are welcome; both come in one batch.
+#[test]
+fn what_one_packet_changes_counts_for_those_after_it_in_the_batch() {
+    let mut worker = Worker::new();
+    let call = worker.open(peer(4_000));
+    let first = worker.speech();
+    worker.receive(&[(peer(4_000), &first)]);
+    let moved = LegCommand::Update(Box::new(params(peer(6_000))), None);
+    worker.command(&call, moved);
+    let [before, new, old] = [worker.speech(), worker.speech(), worker.speech()];
+    worker.receive(&[(peer(4_000), &before)]);
+    assert!(worker.waits(&call));
+    worker.receive(&[(peer(6_000), &new), (peer(4_000), &old)]);
+    assert!(!worker.waits(&call));
+    assert_eq!(worker.dropped(Dropped::Stranger), 1);
+}

@@ -51,6 +51,9 @@ const MAX_ALARMS: usize = 8;
 /// Slots between two looks for a call's handle.
 const LOOK_FOR_HANDLE: u64 = 25 * SLOTS as u64;
 
+/// A call that is played to looks at the audio that waits for it in every fifth of its slots.
+const LISTENS_EVERY: u64 = 5;
+
 /// So long a worker that cannot keep up looks for the last packets of a recording among all that
 /// wait.
 const FLUSH_LIMIT: Duration = Duration::from_millis(500);
@@ -132,6 +135,13 @@ impl Call {
             self.abandoned |= self.events.is_closed();
         }
         self.abandoned
+    }
+
+    /// Whether the call looks at the audio that waits for it in a slot of its own. Nobody is expected
+    /// to speak into a greeting.
+    fn listens_in(&self, slot: u64) -> bool {
+        let round = slot / SLOTS as u64 + u64::from(self.id.index);
+        matches!(self.pace, Pace::Resting(_)) || round.is_multiple_of(LISTENS_EVERY)
     }
 
     /// Protects the packets from number `first` on.
@@ -277,6 +287,7 @@ impl Calls {
             mark: id.index ^ self.mask,
             out: &mut self.control,
         };
+        let inbox = Inbox::of(open.params.payload_type, now);
         let link = Link::new(&open.params, open.certificate, self.v4_only, &mut turn);
         let call = Box::new(Call {
             link,
@@ -294,9 +305,10 @@ impl Calls {
         });
         if self.free.pop().is_none() {
             self.calls.push(Some(call));
-            self.inboxes.push(Inbox::default());
+            self.inboxes.push(inbox);
         } else {
             self.calls[index as usize] = Some(call);
+            self.inboxes[index as usize] = inbox;
         }
         self.wheel.join(index, pace);
         self.stats.opened.add(1);
@@ -345,10 +357,11 @@ impl Calls {
             });
             return;
         }
+        let mut updated_audio = None;
         if let LegCommand::Update(params, _) = &command {
             self.demux.update(id, params);
+            updated_audio = Some(params.payload_type);
         }
-        let updates = matches!(command, LegCommand::Update(..));
         self.guard(now, id, |call, turn| {
             match command {
                 LegCommand::Update(params, certificate) => {
@@ -369,7 +382,10 @@ impl Calls {
             }
             call.tell();
         });
-        if updates {
+        if let Some(audio) = updated_audio
+            && self.find(id).is_some()
+        {
+            self.inboxes[id.index as usize].update(audio);
             self.settle(now, id);
         }
     }
@@ -475,7 +491,8 @@ impl Calls {
         in_time: bool,
         out: &mut Outbox,
     ) {
-        let served = self.guard(now, id, |call, _| {
+        let listens = self.find(id).is_some_and(|call| call.listens_in(slot));
+        let served = self.visit(now, id, listens, |call, _| {
             let elapsed = slot.saturating_sub(call.served);
             // Who has changed his pace just now waits for the end of his slot before.
             let Some(missed) = elapsed.checked_sub(SLOTS as u64) else {
@@ -549,6 +566,17 @@ impl Calls {
         id: LegId,
         action: impl FnOnce(&mut Call, &mut Turn<'_>) -> R,
     ) -> Option<R> {
+        self.visit(now, id, true, action)
+    }
+
+    /// The same, but the call looks at its packets only if it `listens`.
+    fn visit<R>(
+        &mut self,
+        now: Instant,
+        id: LegId,
+        listens: bool,
+        action: impl FnOnce(&mut Call, &mut Turn<'_>) -> R,
+    ) -> Option<R> {
         let call = self.calls.get_mut(id.index as usize)?.as_deref_mut()?;
         if call.id != id {
             return None;
@@ -563,7 +591,7 @@ impl Calls {
         let inbox = &mut self.inboxes[id.index as usize];
         let stats = &self.stats;
         let action = || {
-            if !inbox.is_empty() {
+            if listens && !inbox.is_empty() {
                 inbox.empty(|at, from, bytes| {
                     turn.now = at;
                     if let Err(why) = call.take_media(&mut turn, from, bytes).received {

@@ -68,9 +68,9 @@ impl Call {
 }
 
 impl Calls {
-    /// Gives a batch of datagrams to the calls that they belong to. One on which nothing
-    /// but the call itself can depend waits in its inbox until the call is visited; one that finds no
-    /// room there is taken at once, after those that wait.
+    /// Gives a batch of datagrams to the calls that they belong to. Audio on which nothing but its
+    /// call can depend waits in the call's inbox until the call listens; everything else is taken at
+    /// once, after what waits.
     ///
     /// What tells a packet's call has long left the caches when the packet comes, so it is looked up
     /// for all of them first: the waits for memory overlap.

@@ -6,8 +6,10 @@ use super::*;
 use crate::media::audio::Codec;
 use crate::media::engine::Config;
 use crate::media::engine::batch::Receiver;
+use crate::media::engine::batch::SEND_BATCH;
 use crate::media::engine::stats::Dropped;
 use crate::media::engine::stats::Stats;
+use crate::media::link::Stage;
 use crate::media::rtp::Header;
 use crate::media::sdp::Direction;
 use crate::media::sdp::Keying;
@@ -21,13 +23,14 @@ struct Worker {
     stats: Arc<WorkerStats>,
     now: Instant,
     slot: u64,
+    out: Outbox,
     sequence: u16,
 }
 
 /// A call, and what it tells.
 struct Opened {
     id: LegId,
-    _told: mpsc::Receiver<Box<MediaEvent>>,
+    told: mpsc::Receiver<Box<MediaEvent>>,
 }
 
 fn params(remote: SocketAddr) -> MediaParams {
@@ -61,6 +64,7 @@ impl Worker {
             stats,
             now: Instant::now(),
             slot: SLOTS as u64,
+            out: Outbox::with_capacity(SEND_BATCH),
             sequence: 0,
         }
     }
@@ -87,7 +91,7 @@ impl Worker {
         let ours = ([192, 0, 2, 9], 5_000).into();
         self.calls.open(self.now, self.slot, open, |_| ours);
         let (id, _) = opened.try_recv().unwrap().unwrap();
-        Opened { id, _told: told }
+        Opened { id, told }
     }
 
     /// The next packet of the only stream there is.
@@ -122,9 +126,84 @@ impl Worker {
         self.calls.command(self.now, self.slot, call.id, command);
     }
 
+    /// Serves 20 ms of slots.
+    fn serve(&mut self) {
+        for _ in 0..SLOTS {
+            let mut turn = Vec::new();
+            self.calls.of_slot(self.slot, &mut turn);
+            for id in turn {
+                self.calls
+                    .serve(self.now, self.slot, id, true, &mut self.out);
+            }
+            self.slot += 1;
+            self.now += STEP;
+        }
+        self.out.clear();
+    }
+
     fn waits(&self, call: &Opened) -> bool {
         !self.calls.inboxes[call.id.index as usize].is_empty()
     }
+}
+
+impl Opened {
+    fn told(&mut self) -> Option<MediaEvent> {
+        self.told.try_recv().ok().map(|event| *event)
+    }
+}
+
+#[test]
+fn audio_waits_until_the_call_listens_and_a_digit_is_heard_at_once() {
+    let mut worker = Worker::new();
+    let mut call = worker.open(peer(4_000));
+    let greeting = Prompt::from_samples(vec![1_000; 8_000 * 60]);
+    worker.command(&call, LegCommand::Play(Arc::new(greeting)));
+    let first = worker.speech();
+    worker.receive(&[(peer(4_000), &first)]);
+    assert!(!worker.waits(&call), "the first packet is heard at once");
+    let stage = |event: MediaEvent| match event {
+        MediaEvent::Stage { stage, .. } => stage,
+        event => panic!("{event:?}"),
+    };
+    assert_eq!(call.told().map(stage), Some(Stage::FirstPacket));
+
+    let mut listened = 0;
+    for _ in 0..20 {
+        let speech = worker.speech();
+        worker.receive(&[(peer(4_000), &speech)]);
+        assert!(worker.waits(&call));
+        worker.serve();
+        listened += u32::from(!worker.waits(&call));
+    }
+    assert_eq!(listened, 4);
+    assert_eq!(call.told().map(stage), Some(Stage::FirstSent));
+
+    let speech = worker.speech();
+    let digit = worker.packet(EVENTS, &[5, 10, 0, 160]);
+    worker.receive(&[(peer(4_000), &speech), (peer(4_000), &digit)]);
+    assert!(!worker.waits(&call), "what came before is heard before");
+    assert_eq!(call.told(), Some(MediaEvent::Digit('5')));
+}
+
+#[test]
+fn after_a_new_offer_audio_of_the_new_kind_waits() {
+    let mut worker = Worker::new();
+    let call = worker.open(peer(4_000));
+    let first = worker.speech();
+    worker.receive(&[(peer(4_000), &first)]);
+    let offered = MediaParams {
+        payload_type: 0,
+        codec: Codec::Pcmu,
+        ..params(peer(4_000))
+    };
+    worker.command(&call, LegCommand::Update(Box::new(offered), None));
+    let former = worker.speech();
+    worker.receive(&[(peer(4_000), &former)]);
+    assert!(!worker.waits(&call), "the former kind is heard at once");
+    let new = worker.packet(0, &[0xFF; 160]);
+    worker.receive(&[(peer(4_000), &new)]);
+    assert!(worker.waits(&call));
+    assert_eq!(worker.dropped(Dropped::PayloadType), 0);
 }
 
 /// The call has moved with its last offer. Until the first packet comes from the new address those

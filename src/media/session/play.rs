@@ -36,8 +36,12 @@ pub(super) enum Played {
 #[derive(Debug)]
 pub(super) struct Player {
     stream: Stream,
-    queue: VecDeque<Arc<Prompt>>,
+    /// What is played, from this frame on. It stands here and not in the queue: each slot asks, and
+    /// would have to fetch the queue's memory.
+    prompt: Option<Arc<Prompt>>,
     frame: usize,
+    /// What is played after it.
+    queue: VecDeque<Arc<Prompt>>,
     digits: VecDeque<u8>,
     /// The digit being sent, and the moment it began.
     digit: Option<(DigitSender, u32)>,
@@ -72,8 +76,9 @@ impl Player {
                 packets: 0,
                 octets: 0,
             },
-            queue: VecDeque::new(),
+            prompt: None,
             frame: 0,
+            queue: VecDeque::new(),
             digits: VecDeque::new(),
             digit: None,
             quiet_ms: 0,
@@ -94,17 +99,23 @@ impl Player {
     }
 
     pub(super) fn is_playing(&self) -> bool {
-        !self.queue.is_empty()
+        self.prompt.is_some()
     }
 
     /// Queues a prompt. One without a single frame is left out.
     pub(super) fn play(&mut self, prompt: Arc<Prompt>) {
-        if prompt.frame_count() > 0 {
+        if prompt.frame_count() == 0 {
+            return;
+        }
+        if self.prompt.is_none() {
+            self.prompt = Some(prompt);
+        } else {
             self.queue.push_back(prompt);
         }
     }
 
     pub(super) fn stop(&mut self) {
+        self.prompt = None;
         self.queue.clear();
         self.frame = 0;
     }
@@ -117,7 +128,7 @@ impl Player {
 
     /// Whether there is nothing to send but signs of life.
     pub(super) fn is_idle(&self) -> bool {
-        self.queue.is_empty() && self.digits.is_empty() && self.digit.is_none()
+        self.prompt.is_none() && self.digits.is_empty() && self.digit.is_none()
     }
 
     /// Lets time pass, in milliseconds, in which nothing was to be sent.
@@ -155,7 +166,7 @@ impl Player {
         let played = if self.sends_digit(params) {
             self.digit_slot(params, out);
             Played::Nothing
-        } else if let Some(prompt) = self.queue.front() {
+        } else if let Some(prompt) = &self.prompt {
             self.quiet_ms = 0;
             if let Some(payload) = prompt.frame(params.codec, self.frame) {
                 self.stream.audio(params.payload_type, payload, out);
@@ -170,7 +181,7 @@ impl Player {
     }
 
     fn advance(&mut self) -> Played {
-        let Some(prompt) = self.queue.front() else {
+        let Some(prompt) = &self.prompt else {
             return Played::Nothing;
         };
         self.frame += 1;
@@ -178,11 +189,10 @@ impl Player {
             return Played::Nothing;
         }
         self.frame = 0;
-        self.queue.pop_front();
-        if self.queue.is_empty() {
-            Played::LastFrame
-        } else {
-            Played::Nothing
+        self.prompt = self.queue.pop_front();
+        match self.prompt {
+            Some(_) => Played::Nothing,
+            None => Played::LastFrame,
         }
     }
 

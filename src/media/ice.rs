@@ -419,7 +419,8 @@ impl Agent {
     /// Packets from where the peer has proven to be are a sign of consent to whoever sends no checks.
     pub fn heard_media(&mut self, now: Instant) {
         if self.lite && self.selected.is_some() {
-            self.consent = now;
+            // What is told of late takes nothing away from what has been told of since.
+            self.consent = self.consent.max(now);
         }
     }
 

@@ -540,6 +540,7 @@ fn consent_lasts_as_long_as_the_peer_checks_or_speaks() {
         assert!(!alone.agent.has_lost_consent(alone.now));
         alone.agent.heard_media(alone.now);
     }
+    alone.agent.heard_media(alone.now - Duration::from_secs(10));
     assert_eq!(alone.agent.next_timeout(), Some(alone.now + CONSENT));
     alone.now += CONSENT;
     assert!(alone.agent.has_lost_consent(alone.now));

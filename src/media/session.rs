@@ -538,15 +538,19 @@ impl Leg {
             self.waiting_since = now;
             return;
         }
+        if self.is_overdue(now) {
+            self.lose(now, Lost::Packets);
+        }
+    }
+
+    /// Whether the peer is about to be held for gone: by what has been taken, nothing came for so long.
+    pub fn is_overdue(&self, now: Instant) -> bool {
         let limit = if self.heard_first {
             self.settings.running_timeout
         } else {
             self.settings.first_packet_timeout
         };
-        if self.timed_out || now.saturating_duration_since(self.waiting_since) < limit {
-            return;
-        }
-        self.lose(now, Lost::Packets);
+        !self.timed_out && now.saturating_duration_since(self.waiting_since) >= limit
     }
 
     /// Media have ended, and nobody has hung up. Told once.

@@ -138,10 +138,12 @@ impl Call {
     }
 
     /// Whether the call looks at the audio that waits for it in a slot of its own. Nobody is expected
-    /// to speak into a greeting.
-    fn listens_in(&self, slot: u64) -> bool {
+    /// to speak into a greeting; but nobody is gone who has just been heard.
+    fn listens_in(&self, slot: u64, now: Instant) -> bool {
         let round = slot / SLOTS as u64 + u64::from(self.id.index);
-        matches!(self.pace, Pace::Resting(_)) || round.is_multiple_of(LISTENS_EVERY)
+        matches!(self.pace, Pace::Resting(_))
+            || round.is_multiple_of(LISTENS_EVERY)
+            || self.leg.is_overdue(now)
     }
 
     /// Protects the packets from number `first` on.
@@ -491,7 +493,8 @@ impl Calls {
         in_time: bool,
         out: &mut Outbox,
     ) {
-        let listens = self.find(id).is_some_and(|call| call.listens_in(slot));
+        let call = self.find(id);
+        let listens = call.is_some_and(|call| call.listens_in(slot, now));
         let served = self.visit(now, id, listens, |call, _| {
             let elapsed = slot.saturating_sub(call.served);
             // Who has changed his pace just now waits for the end of his slot before.

@@ -13,6 +13,7 @@ use crate::media::link::Stage;
 use crate::media::rtp::Header;
 use crate::media::sdp::Direction;
 use crate::media::sdp::Keying;
+use crate::media::session::SLOT;
 
 const AUDIO: u8 = 8;
 const EVENTS: u8 = 101;
@@ -183,6 +184,33 @@ fn audio_waits_until_the_call_listens_and_a_digit_is_heard_at_once() {
     worker.receive(&[(peer(4_000), &speech), (peer(4_000), &digit)]);
     assert!(!worker.waits(&call), "what came before is heard before");
     assert_eq!(call.told(), Some(MediaEvent::Digit('5')));
+}
+
+/// Whichever of his slots it is in which he listens.
+#[test]
+fn who_is_heard_just_before_he_would_be_held_for_gone_is_not() {
+    for phase in 0..LISTENS_EVERY {
+        let mut worker = Worker::new();
+        worker.slot += phase * SLOTS as u64;
+        let mut call = worker.open(peer(4_000));
+        let first = worker.speech();
+        worker.receive(&[(peer(4_000), &first)]);
+        let gone = worker.now + worker.calls.settings.running_timeout;
+        // He is played to all the time, digits, and nothing comes.
+        while worker.now < gone - SLOT {
+            let digit = LegCommand::SendDigits("1".to_owned());
+            worker.command(&call, digit);
+            worker.serve();
+        }
+        let speech = worker.speech();
+        worker.receive(&[(peer(4_000), &speech)]);
+        for _ in 0..LISTENS_EVERY {
+            worker.serve();
+        }
+        while let Some(event) = call.told() {
+            assert!(matches!(event, MediaEvent::Stage { .. }), "{event:?}");
+        }
+    }
 }
 
 #[test]

@@ -457,6 +457,11 @@ impl Leg {
         Received::Taken
     }
 
+    /// Whether what comes is recorded, or is about to be.
+    pub fn records(&self) -> bool {
+        self.recording.is_some()
+    }
+
     /// Whether nothing is to be sent for now but signs of life and reports. Such a leg may be given
     /// its slots less often, with [`Leg::rest`] between.
     pub fn is_resting(&self) -> bool {

@@ -138,11 +138,13 @@ impl Call {
     }
 
     /// Whether the call looks at the audio that waits for it in a slot of its own. Nobody is expected
-    /// to speak into a greeting; but nobody is gone who has just been heard.
+    /// to speak into a greeting. But a recording that begins while the beep is played goes by what has
+    /// been heard up to now, and nobody is gone who has just been heard.
     fn listens_in(&self, slot: u64, now: Instant) -> bool {
         let round = slot / SLOTS as u64 + u64::from(self.id.index);
         matches!(self.pace, Pace::Resting(_))
             || round.is_multiple_of(LISTENS_EVERY)
+            || self.leg.records()
             || self.leg.is_overdue(now)
     }
 

@@ -42,7 +42,8 @@ fn any_port() -> Config {
     }
 }
 
-fn params(remote: Option<SocketAddr>) -> MediaParams {
+/// A plain call in A-law with digits of type 101.
+pub(super) fn params(remote: Option<SocketAddr>) -> MediaParams {
     MediaParams {
         remote,
         remote_rtcp: remote,

@@ -3,15 +3,11 @@
 use std::net::UdpSocket;
 
 use super::*;
-use crate::media::engine::calls::LegCommand;
 use crate::media::sdp::Exchange;
 use crate::media::sdp::IceMode;
 use crate::media::sdp::OfferKeying;
 use crate::media::sdp::Opening;
 use crate::media::sdp::Preferences;
-use crate::media::sdp::SrtpKey;
-use crate::media::sdp::SrtpSuite;
-use crate::media::srtp::Srtp;
 
 fn prefer(offer: OfferKeying, ice: IceMode) -> Preferences {
     Preferences {
@@ -208,74 +204,6 @@ async fn floods_at_secured_calls_harm_nobody_and_leave_nothing() {
     let flooded = stats.lateness.since(&before.lateness).quantile(0.99);
     let bound = Duration::from_millis(20).max(4 * calm);
     assert!(flooded <= bound, "{flooded:?} after {calm:?}");
-}
-
-/// A peer behind a NAT that has just changed its address once more: for its first packet, wherever
-/// it comes from, anybody who has heard one may send one.
-#[test]
-fn a_packet_that_is_repeated_from_elsewhere_turns_no_call_away_from_its_peer() {
-    let stats = Arc::new(WorkerStats::default());
-    let random = StdRng::from_seed([1; 32]);
-    let settings = Config::default().settings();
-    let mut calls = Calls::new(settings, 1, stats.clone(), true, random);
-    let key = |of| SrtpKey::new(SrtpSuite::AeadAes128Gcm, &[of; 28]).unwrap();
-    let told = |remote: &str| MediaParams {
-        keying: Keying::Sdes {
-            send: key(1),
-            receive: key(2),
-        },
-        ..params(Some(remote.parse().unwrap()))
-    };
-    let (events, _told) = mpsc::channel(16);
-    let (reply, mut opened) = oneshot::channel();
-    let identity = Identity {
-        ssrc: 1,
-        sequence: 1,
-        timestamp: 1,
-        cname: "us".to_owned(),
-        seed: 1,
-        epoch: now(),
-    };
-    calls.add_socket();
-    let open = Open {
-        params: told("10.0.0.1:4000"),
-        certificate: None,
-        needs_own_port: true,
-        identity,
-        events,
-        reply,
-    };
-    let ours: SocketAddr = "192.0.2.1:5000".parse().unwrap();
-    calls.open(now(), 0, open, |_| ours);
-    let (id, _) = opened.try_recv().unwrap().unwrap();
-
-    let mut peer = Srtp::new(&key(2), &key(1));
-    let mut said = |sequence| {
-        let header = Header {
-            payload_type: 8,
-            marker: false,
-            sequence,
-            timestamp: 160 * u32::from(sequence),
-            ssrc: 9,
-        };
-        let mut packet = [0xD5; 12 + 160 + 24];
-        packet[..12].copy_from_slice(&header.to_bytes());
-        let len = peer.protect_rtp(&mut packet, 172).unwrap();
-        packet[..len].to_vec()
-    };
-    let (real, other) = ("203.0.113.5:7000", "198.51.100.66:6666");
-    let take = |calls: &mut Calls, from: &str, packet: &[u8]| {
-        let before = Stats::sum(&std::iter::once(stats.as_ref())).packets_dropped;
-        calls.datagram(now(), 1, from.parse().unwrap(), &mut packet.to_vec());
-        before == Stats::sum(&std::iter::once(stats.as_ref())).packets_dropped
-    };
-    let first = said(1);
-    assert!(take(&mut calls, real, &first));
-    let moved = LegCommand::Update(Box::new(told("10.0.0.2:4000")), None);
-    calls.command(now(), 0, id, moved);
-    assert!(!take(&mut calls, other, &first));
-    assert!(take(&mut calls, real, &said(2)), "the peer is still heard");
-    assert!(!take(&mut calls, other, &first));
 }
 
 /// Checks for unknown and known fragments without the password, handshakes, forged media, and

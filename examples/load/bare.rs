@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::Context;
 use libc::{iovec, mmsghdr, sockaddr_in};
 use rustix::event::{PollFd, Timespec, poll};
+use rustix::fs::Advice;
 use rustix::net::sockopt::Ipv4PathMtuDiscovery;
 
 use crate::clock::{MILLI, Nanos, now};
@@ -307,6 +308,7 @@ impl Keeper {
         let before = self.kept;
         for (number, file) in ended {
             file.sync_all()?;
+            rustix::fs::fadvise(&file, 0, None, Advice::DontNeed)?;
             let name = self.dir.join(format!("kept-{}", self.kept));
             std::fs::rename(self.dir.join(number.to_string()), name)?;
             self.kept += 1;

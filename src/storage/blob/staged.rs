@@ -5,6 +5,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::Advice;
+
 use crate::storage::blob::folders::{self, Folders};
 use crate::storage::conversions::remove_if_there;
 
@@ -50,9 +52,16 @@ impl Staged {
     /// Waits until it is on the disk, whole and as `target`; what had that name is replaced.
     pub(super) fn keep(mut self, target: &Path, folders: &Folders) -> io::Result<()> {
         self.file.sync_all()?;
+        self.leave_the_cache();
         fs::rename(&self.path, target)?;
         self.is_kept = true;
         folders.sync_name(target)
+    }
+
+    /// What has been written will rarely be read, and not soon: its memory is for the next one, and
+    /// the database stays where it is. Where the system cannot do so nothing is lost.
+    fn leave_the_cache(&self) {
+        rustix::fs::fadvise(&self.file, 0, None, Advice::DontNeed).ok();
     }
 }
 

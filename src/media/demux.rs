@@ -28,6 +28,8 @@ const QUARANTINE: Duration = Duration::from_secs(5);
 const MAX_PROVEN: usize = 16;
 /// So many closed addresses are remembered.
 const MAX_QUARANTINED: usize = 16_384;
+/// Packets of the address before, two seconds of them, for which a call that moved waits for its new one.
+const PATIENCE: u8 = 100;
 
 /// A call, as its worker numbers it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -109,6 +111,9 @@ struct Call {
     /// The address before the last offer: packets from there are still welcome until the first
     /// from the new one.
     before: Option<SocketAddr>,
+    /// So many packets from there do not latch a call that has moved, and whose new address is still
+    /// to be learnt.
+    patience: u8,
     payload_types: [Option<u8>; 3],
     /// Whether packets can be told from forgeries.
     is_signed: bool,
@@ -125,6 +130,7 @@ impl Call {
             told: told(params),
             latched: None,
             before: None,
+            patience: 0,
             payload_types: payload_types(params),
             is_signed: params.keying != Keying::Plain,
             fragments: fragment(params).map(|ours| [Some(ours), None]),
@@ -304,8 +310,10 @@ impl Demux {
         let told = told(params);
         if told[0] != call.told[0] {
             call.before = call.latched.take().or(call.told[0]);
+            call.patience = PATIENCE;
         } else if call.socket != SHARED {
             call.before = call.latched.take();
+            call.patience = 0;
         }
         call.told = told;
         call.payload_types = payload_types(params);
@@ -447,6 +455,12 @@ impl Demux {
             return Verdict::Closed;
         }
         match kind {
+            Kind::Rtp(_) if call.before == Some(from) && call.patience > 0 => {
+                if let Some(call) = self.calls.get_mut(&id) {
+                    call.patience -= 1;
+                }
+                Verdict::Known(id)
+            }
             Kind::Rtp(_) | Kind::Dtls if call.latched.is_none() && call.expects(kind) => {
                 self.welcome(id, from)
             }

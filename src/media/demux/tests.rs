@@ -257,6 +257,25 @@ fn after_a_new_offer_the_old_address_is_heard_until_the_new_one_is() {
     }
 }
 
+/// Behind NAT the told address is never seen, and the leg that is left sends a little longer.
+#[test]
+fn a_call_that_moves_behind_nat_waits_for_its_new_address_but_not_for_ever() {
+    let (old, new) = (addr("203.0.113.1:4000"), addr("203.0.113.9:6000"));
+    let patience = usize::from(PATIENCE);
+    let latched = Verdict::Latched(id(1));
+    for (late, latches, then) in [(3, 0, latched), (patience + 1, 1, Verdict::Stranger)] {
+        let (mut demux, now) = demux(1);
+        let socket = demux
+            .open(now, id(1), &params(Some("10.0.0.1:4000")), true)
+            .unwrap();
+        assert_eq!(demux.verdict(socket, old, AUDIO), latched);
+        demux.update(id(1), &params(Some("10.0.0.9:6000")));
+        let verdicts = (0..late).map(|_| demux.verdict(socket, old, AUDIO));
+        assert_eq!(verdicts.filter(|v| *v == latched).count(), latches);
+        assert_eq!(demux.verdict(socket, new, AUDIO), then);
+    }
+}
+
 #[test]
 fn a_latched_call_is_not_moved_by_a_new_offer_that_changes_nothing() {
     let (mut demux, now) = demux(0);

@@ -186,9 +186,11 @@ impl Timeline {
         true
     }
 
-    /// A packet that is no audio came in between: no audio is missing there.
+    /// A packet that is no audio came in between: no audio is missing there. Of more than there is
+    /// room for, as nobody sends between two packets of audio, nothing is kept.
     pub fn pass(&mut self, order: Order, sequence: u16) {
-        let counts = matches!(order, Order::Ahead(_) | Order::Reordered);
+        let has_room = self.held.size() <= MOST_BYTES;
+        let counts = has_room && matches!(order, Order::Ahead(_) | Order::Reordered);
         if counts && !self.interrupted && !self.is_heard(self.end, sequence) {
             self.held.insert(self.end, sequence, self.run, None);
         }

@@ -247,6 +247,16 @@ fn memory_is_taken_as_it_is_needed_and_bounded() {
     assert!(line.line.forgotten() > 1_000 * TICKS);
 }
 
+#[test]
+fn a_flood_of_packets_that_are_no_audio_takes_no_memory_without_end() {
+    let mut line = Line::new();
+    line.put(0, Order::Restart, 0, 1);
+    for n in 1..100_000_u32 {
+        line.line.pass(Order::Ahead(1), n as u16);
+        assert!(line.line.memory() <= 64 * 1_024, "{n}");
+    }
+}
+
 /// Everything that can be heard, and nothing of it is kept.
 fn drain(line: &mut Timeline, out: &mut Vec<(u64, u8, usize)>) {
     while let Some(packet) = line.hear() {

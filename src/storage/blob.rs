@@ -16,6 +16,7 @@ use std::io::Write;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use futures_util::stream::{BoxStream, StreamExt, TryStreamExt};
@@ -285,7 +286,9 @@ impl Blobs {
 
     /// Proves that files can be written, by writing one and deleting it.
     pub async fn ping(&self) -> Result<(), BlobError> {
-        let key = format!("probe-{}", std::process::id());
+        static PINGS: AtomicU64 = AtomicU64::new(0);
+        let ping = PINGS.fetch_add(1, Ordering::Relaxed);
+        let key = format!("probe-{}-{ping}", std::process::id());
         self.put(&key, Bytes::from_static(b"probe")).await?;
         self.delete(&key).await
     }

@@ -235,12 +235,20 @@ impl Deposits {
 
     async fn try_deposit(&self, finished: FinishedSpool) -> Result<Kept, DepositFailed> {
         let kept = match self.missed(&finished) {
+            _ if finished.was_found && self.is_message(&finished.facts).await? => Kept::Message,
             Some(cause) => self.keep_missed_call(&finished, cause).await?,
             None => self.keep_message(&finished).await?,
         };
         let dir = Arc::clone(&self.dir);
         self.disk.run(move || dir.release(&finished)).await?;
         Ok(kept)
+    }
+
+    /// Whether the message is there already. Then its recording is not made again: the spool is not
+    /// synced, and a loss of power may have left less of it there than was kept.
+    async fn is_message(&self, facts: &SpoolFacts) -> Result<bool, DepositError> {
+        let message = self.storage.message(facts.subscriber, facts.id).await?;
+        Ok(message.is_some())
     }
 
     /// A call that ended in order has decided; after a crash the length of the file decides.

@@ -380,6 +380,7 @@ impl Spool {
             path: self.path,
             end,
             was_finished: true,
+            was_found: false,
             body: Body::Log,
         })
     }
@@ -402,6 +403,8 @@ pub(crate) struct FinishedSpool {
     pub(crate) end: SpoolEnd,
     /// Whether the end was written by the call itself.
     pub(crate) was_finished: bool,
+    /// Whether it was found in the spool. After a loss of power that may be less than there was.
+    pub(crate) was_found: bool,
     body: Body,
 }
 
@@ -471,6 +474,7 @@ impl FinishedSpool {
             facts,
             end,
             was_finished,
+            was_found: true,
             body,
         })
     }

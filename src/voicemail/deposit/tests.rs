@@ -229,6 +229,28 @@ async fn a_crash_after_any_step_neither_loses_nor_doubles_the_message() {
 }
 
 #[tokio::test]
+async fn what_a_loss_of_power_left_in_the_spool_takes_nothing_from_the_message() {
+    for left in [SECOND, SECOND / 2, 0] {
+        let machine = Machine::new().await;
+        let before = machine.start();
+        let finished = machine.finished(&before, 1);
+        before.keep_message(&finished).await.unwrap();
+        // The file was released, but the disk has it as it was while the caller spoke.
+        before.dir.release(&finished).unwrap();
+        let mut earlier = before.dir.create(&machine.facts(1)).unwrap();
+        earlier.append(&said(left).bytes).unwrap();
+        drop(earlier);
+        drop(before);
+
+        let after = machine.start();
+        assert_eq!(after.waiting(), 1);
+        after.try_all().await;
+        machine.assert_one_whole_message(&after).await;
+        assert!(machine.missed_calls().await.is_empty());
+    }
+}
+
+#[tokio::test]
 async fn a_message_that_was_deleted_before_the_crash_does_not_come_back() {
     let machine = Machine::new().await;
     let before = machine.start();
